@@ -34,6 +34,7 @@ class StageSettings(Closed):
 
     CONTRACT: ClassVar[int] = 1
     OUTPUTS: ClassVar[dict[str, OutputType]] = {}
+    COMPUTES: ClassVar[bool] = False  # results depend on the card, precision and threads (train, evaluate)
 
     kind: str
     profile: Annotated[str, operational] = Field(default="cpu", description="Where the stage runs: a name in profiles.yaml.")

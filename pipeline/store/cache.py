@@ -1,0 +1,120 @@
+"""One local cache for staged folders (models, adapters): `HANFORGE_CACHE`, at most `HANFORGE_CACHE_GIB` large.
+
+A folder is cached under the hash of its files, appears whole or not at all, and is locked (flock, shared) by every
+process that uses it for as long as that process lives; the least recently used unlocked folders make room.
+For a store on the local disk nothing is copied: the folder consists of symbolic links.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.errors import Trouble, UserError
+from pipeline.store.objects import Store
+from pipeline.store.shards import Part, file_sha256
+
+_HELD: dict[str, int] = {}  # locks of this process: folder name -> file descriptor, held until the process ends
+
+
+def cache_folder() -> Path:
+    """Where staged folders lie: HANFORGE_CACHE, by default ~/.cache/hanforge."""
+    return Path(os.environ.get("HANFORGE_CACHE") or Path.home() / ".cache" / "hanforge")
+
+
+def limit_bytes() -> int:
+    """The cache's size limit in bytes: HANFORGE_CACHE_GIB, 200 by default."""
+    return int(float(os.environ.get("HANFORGE_CACHE_GIB", "200")) * 2**30)
+
+
+def staged(store: Store, parts: list[Part]) -> Path:
+    """A local folder with the named files of `parts`, checked against their sha256.
+
+    Raises UserError when they cannot fit, Trouble when an object is not what the manifest says.
+    """
+    name = hashlib.sha256("\n".join(f"{part.name} {part.sha256}" for part in parts).encode()).hexdigest()[:32]
+    if store.is_local:
+        name = f"{name}-{hashlib.sha256(store.root.encode()).hexdigest()[:8]}"
+    root = cache_folder()
+    folder = root / "folders" / name
+    (root / "locks").mkdir(parents=True, exist_ok=True)
+    if name not in _HELD:
+        lock = os.open(root / "locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if not _whole(folder, parts):
+                _fill(store, parts, folder, root)
+        except BaseException:
+            os.close(lock)
+            raise
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _HELD[name] = lock
+    os.utime(root / "locks" / name)
+    return folder
+
+
+def _whole(folder: Path, parts: list[Part]) -> bool:
+    """Whether every file is there with its size; a link whose object was deleted counts as missing."""
+    return all((folder / part.name).is_file() and (folder / part.name).stat().st_size == part.bytes for part in parts)
+
+
+def _fill(store: Store, parts: list[Part], folder: Path, root: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    incoming = folder.with_name(f"{folder.name}.incoming")
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir(parents=True)
+    if not store.is_local:
+        _make_room(root, sum(part.bytes for part in parts))
+
+    def fetch(part: Part) -> None:
+        target = incoming / part.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if store.is_local:
+            target.symlink_to(store.path(part.key))
+            return
+        store.download(part.key, target)
+        if target.stat().st_size != part.bytes or file_sha256(target) != part.sha256:
+            raise Trouble(f"{store.url}/{part.key} is not what its manifest says: {target.stat().st_size} bytes")
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(fetch, parts))
+    incoming.rename(folder)
+
+
+def _make_room(root: Path, needed: int) -> None:
+    """Delete least recently used folders that nobody has locked until `needed` bytes fit limit and disk."""
+    limit = limit_bytes()
+    if needed > limit:
+        raise UserError(
+            f"a folder of {needed / 2**30:.1f} GiB does not fit the cache's limit of {limit / 2**30:.1f} GiB",
+            "Raise HANFORGE_CACHE_GIB or point HANFORGE_CACHE to a larger disk",
+        )
+    folders = root / "folders"
+    folders.mkdir(parents=True, exist_ok=True)
+    by_age = sorted((root / "locks").iterdir(), key=lambda lock: lock.stat().st_mtime)
+    used = sum(folder_bytes(folder) for folder in folders.iterdir())
+    for lock_file in by_age:
+        if used + needed <= limit and shutil.disk_usage(root).free > needed:
+            return
+        folder = folders / lock_file.name
+        lock = os.open(lock_file, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            used -= folder_bytes(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue  # somebody is using it
+        finally:
+            os.close(lock)
+    if used + needed > limit or shutil.disk_usage(root).free <= needed:
+        raise UserError(
+            f"no room for {needed / 2**30:.1f} GiB in the cache {root}: {used / 2**30:.1f} GiB are in use",
+            "Free disk space, raise HANFORGE_CACHE_GIB or point HANFORGE_CACHE to a larger disk",
+        )
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of the files in a folder, links not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink() and path.is_file())

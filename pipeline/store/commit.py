@@ -1,0 +1,229 @@
+"""The commit protocol of one stage's folder, `stages/<kind>/<fingerprint>/`.
+
+plan.json (create-only) names the units; parts are never overwritten; `done/<unit>.json` (create-only) is the commit of
+a unit; `_MANIFEST.json` (create-only) joins the units in the plan's order. Whoever finds that another was first adopts
+what stands there. Readers open only what a manifest names. planned = ok + rejected + failed, always.
+"""
+
+import hashlib
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.errors import Trouble
+from pipeline.store.objects import Store
+from pipeline.store.shards import SUFFIX, Compression, Part, ShardWriter, file_sha256
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows by terminal state; `rejected` and `failed` map reasons to rows."""
+
+    planned: int = 0
+    ok: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.planned + other.planned,
+            self.ok + other.ok,
+            _added(self.rejected, other.rejected),
+            _added(self.failed, other.failed),
+        )
+
+    def balanced(self) -> bool:
+        """Whether every planned row has ended in exactly one state."""
+        return self.planned == self.ok + sum(self.rejected.values()) + sum(self.failed.values())
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"planned": self.planned, "ok": self.ok, "rejected": self.rejected, "failed": self.failed}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A committed unit: its parts by output, its counts, and whatever the kind measured."""
+
+    unit: str
+    outputs: dict[str, list[Part]]
+    counts: Counts
+    measurements: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished stage: the ordered parts of every output, counts and measurements. `raw` is the stored document."""
+
+    outputs: dict[str, list[Part]]
+    counts: Counts
+    measurements: dict[str, Any]
+    raw: dict[str, Any]
+
+    def content(self, output: str) -> str:
+        """One hash over an output's ordered content hashes: what "the same bytes" compares."""
+        lines = [f"{part.name} {part.rows} {part.sha256}" for part in self.outputs[output]]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class RowsWriter:
+    """Collects one part's rows in a local file; `part` is set when the part lies in the store."""
+
+    def __init__(self, shard: ShardWriter) -> None:
+        self._shard = shard
+        self.part: Part | None = None
+
+    def write(self, line: bytes) -> None:
+        """Add one row: JSON without a newline."""
+        self._shard.write(line)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were written."""
+        return self._shard.rows
+
+    def committed(self) -> Part:
+        """The stored part; an error before the writer's `with` block has ended."""
+        if self.part is None:
+            raise RuntimeError("the part is not stored before the end of its with block")
+        return self.part
+
+
+class StageDirectory:
+    """One stage's folder in the store."""
+
+    def __init__(self, store: Store, kind: str, fingerprint: str) -> None:
+        self.store = store
+        self.kind = kind
+        self.fingerprint = fingerprint
+        self.prefix = f"stages/{kind}/{fingerprint}"
+
+    def key(self, *names: str) -> str:
+        """The key of an object in this folder. Example: key("done", "0003.json")"""
+        return "/".join((self.prefix, *names))
+
+    def plan(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The plan that stands: made and created by the first caller, adopted by all others."""
+        return self.create_json("plan.json", make)
+
+    def create_json(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Create a document once; everybody gets the one that stands."""
+        key = self.key(name)
+        try:
+            return orjson.loads(self.store.read(key))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            self.store.create(key, dumped(make()))
+        return orjson.loads(self.store.read(key))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def write_rows(self, unit: str, output: str = "rows", compression: Compression = "zstd") -> Iterator[RowsWriter]:
+        """Write one JSONL part of `unit`; it is uploaded when the block ends without an error."""
+        with tempfile.TemporaryDirectory(prefix="hanforge-") as folder:
+            shard = ShardWriter(Path(folder) / "part", compression)
+            writer = RowsWriter(shard)
+            try:
+                yield writer
+            finally:
+                shard.close()
+            writer.part = self._stored(unit, shard.path, f"{output}{SUFFIX[compression]}", shard.rows)
+
+    def write_file(self, unit: str, local: Path, name: str) -> Part:
+        """Upload one file of a folder output (adapter, model, scores) under its own `name`."""
+        return self._stored(unit, local, name, 0, folder=True)
+
+    def write_directory(self, unit: str, local: Path) -> list[Part]:
+        """Upload every file below `local`, sorted by relative name."""
+        files = sorted(path for path in local.rglob("*") if path.is_file())
+        return [self.write_file(unit, path, path.relative_to(local).as_posix()) for path in files]
+
+    def _stored(self, unit: str, local: Path, name: str, rows: int, folder: bool = False) -> Part:
+        unique = f"{unit}-{uuid.uuid4().hex}"
+        key = self.key("parts", unique, name) if folder else self.key("parts", f"{unique}-{name}")
+        part = Part(key, rows, local.stat().st_size, file_sha256(local), name if folder else "")
+        self.store.upload(key, local)
+        return part
+
+    def commit_unit(
+        self, unit: str, outputs: dict[str, list[Part]], counts: Counts, measurements: dict[str, Any] | None = None
+    ) -> Done:
+        """Commit a unit; gives the winner's record, which is another writer's when that one was first."""
+        if not counts.balanced():
+            raise RuntimeError(f"unit {unit!r}: planned rows do not add up: {counts.plain()}")
+        record = {
+            "unit": unit,
+            "outputs": {name: [part.plain() for part in parts] for name, parts in outputs.items()},
+            "counts": counts.plain(),
+            "measurements": measurements or {},
+        }
+        if self.store.create(self.key("done", f"{unit}.json"), dumped(record)):
+            return _done(record)
+        return _done(orjson.loads(self.store.read(self.key("done", f"{unit}.json"))))
+
+    def done(self) -> dict[str, Done]:
+        """Every committed unit by name."""
+        entries = self.store.list(self.key("done"))
+        records = [_done(orjson.loads(self.store.read(entry.key))) for entry in entries]
+        return {record.unit: record for record in records}
+
+    def done_names(self) -> set[str]:
+        """The names of the committed units, from one listing."""
+        return {entry.key.rsplit("/", 1)[-1].removesuffix(".json") for entry in self.store.list(self.key("done"))}
+
+    def commit_manifest(self, units: list[str], measurements: dict[str, Any] | None = None) -> Manifest:
+        """Join the committed units in the order given and create the manifest, or adopt the one that stands."""
+        standing = self.manifest()
+        if standing is not None:
+            return standing
+        done = self.done()
+        missing = [unit for unit in units if unit not in done]
+        if missing:
+            raise Trouble(f"{self.prefix}: {len(missing)} of {len(units)} units are not committed, first {missing[0]!r}")
+        outputs: dict[str, list[dict[str, Any]]] = {}
+        counts = Counts()
+        for unit in units:
+            counts += done[unit].counts
+            for name, parts in done[unit].outputs.items():
+                outputs.setdefault(name, []).extend(part.plain() for part in parts)
+        document = {
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "outputs": outputs,
+            "counts": counts.plain(),
+            "measurements": measurements or {},
+        }
+        self.store.create(self.key("_MANIFEST.json"), dumped(document))
+        manifest = self.manifest()
+        if manifest is None:
+            raise Trouble(f"{self.prefix}: the manifest cannot be read back")
+        return manifest
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while the stage is not done."""
+        try:
+            raw = orjson.loads(self.store.read(self.key("_MANIFEST.json")))
+        except FileNotFoundError:
+            return None
+        return Manifest(_parts(raw["outputs"]), Counts(**raw["counts"]), raw["measurements"], raw)
+
+
+def dumped(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, so that the same content is the same bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _parts(outputs: dict[str, list[dict[str, Any]]]) -> dict[str, list[Part]]:
+    return {name: [Part(**part) for part in parts] for name, parts in outputs.items()}
+
+
+def _done(record: dict[str, Any]) -> Done:
+    return Done(record["unit"], _parts(record["outputs"]), Counts(**record["counts"]), record["measurements"])
+
+
+def _added(left: dict[str, int], right: dict[str, int]) -> dict[str, int]:
+    return {reason: left.get(reason, 0) + right.get(reason, 0) for reason in sorted({*left, *right})}

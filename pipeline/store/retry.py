@@ -1,0 +1,46 @@
+"""The one retry policy: full jitter, growing waits, a budget in seconds, then `Trouble`.
+
+Everything that talks to a store or an endpoint goes through `retried`; what counts as passing is decided here.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import stamina
+
+from pipeline.errors import HanforgeError, Trouble
+
+T = TypeVar("T")
+
+FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+PASSING_MODULES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "urllib3", "asyncio", "http")
+
+
+def patience_seconds() -> float:
+    """How long one call to a store may be retried: HANFORGE_STORE_PATIENCE, 120 seconds by default."""
+    return float(os.environ.get("HANFORGE_STORE_PATIENCE", "120"))
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether trying again can help: networks, throttling and lost answers, not a missing or an existing object."""
+    if isinstance(error, FINAL) or isinstance(error, HanforgeError):
+        return False
+    if isinstance(error, (OSError, TimeoutError)):
+        return True
+    return type(error).__module__.split(".")[0] in PASSING_MODULES
+
+
+def retried(what: str, call: Callable[[], T]) -> T:
+    """Call until it succeeds or the budget is spent; then raise `Trouble` naming `what` and the last error."""
+    try:
+        for attempt in stamina.retry_context(
+            on=is_passing, attempts=None, timeout=patience_seconds(), wait_initial=0.1, wait_max=15.0, wait_jitter=1.0
+        ):
+            with attempt:
+                return call()
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        raise Trouble(f"{what}: {type(error).__name__}: {error}", "It outlasted its retries; run again") from error
+    raise AssertionError("unreachable: the retry loop returns or raises")

@@ -1,0 +1,250 @@
+"""Runs: `runs/<run id>.json`, created once and never changed, says what a pass over a recipe means.
+
+A lock holds the resolved recipe, the identity of every external input and model, and per stage its fingerprint and
+execution. Every process of the run obeys it. run id = recipe name + hash of the rendered recipe + a salt, which rises
+when an input's identity changed.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from pipeline.errors import UserError
+from pipeline.recipe import models
+from pipeline.recipe.fingerprint import fingerprint, short_hash
+from pipeline.recipe.kinds import AnySettings
+from pipeline.recipe.load import Document, validated
+from pipeline.recipe.profiles import Execution, execution, profiles
+from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
+from pipeline.store.commit import StageDirectory, dumped
+from pipeline.store.hub import resolve_model
+from pipeline.store.inputs import Source, look_at, source_from
+from pipeline.store.objects import Store
+
+LOCK_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StageLock:
+    """What a run says about one stage."""
+
+    kind: str
+    fingerprint: str
+    needs: tuple[str, ...]
+    execution: Execution
+
+
+@dataclass(frozen=True)
+class RunLock:
+    """One pinned pass over a recipe. `identities` maps every external reference to its digest."""
+
+    run_id: str
+    recipe: models.Recipe
+    inputs: dict[str, Source]
+    hub_models: dict[str, str]
+    stages: dict[str, StageLock]
+    created: float = field(default=0.0)
+
+    def settings(self, stage: str) -> AnySettings:
+        """The stage's settings; UserError when the run has no such stage."""
+        if stage not in self.recipe.stages:
+            raise UserError(f"run {self.run_id} has no stage {stage!r}; {models.nearest(stage, list(self.recipe.stages))}")
+        return self.recipe.stages[stage]
+
+    def directory(self, store: Store, stage: str) -> StageDirectory:
+        """The stage's folder in the store."""
+        self.settings(stage)
+        return StageDirectory(store, self.stages[stage].kind, self.stages[stage].fingerprint)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values, the document in the store."""
+        stages = {
+            name: {"kind": s.kind, "fingerprint": s.fingerprint, "needs": list(s.needs), "execution": s.execution.model_dump()}
+            for name, s in self.stages.items()
+        }
+        return {
+            "version": LOCK_VERSION,
+            "run": self.run_id,
+            "recipe": models.rendered(self.recipe),
+            "inputs": {name: source.plain() for name, source in self.inputs.items()},
+            "hub_models": self.hub_models,
+            "stages": stages,
+            "created": self.created,
+        }
+
+
+def external_references(recipe: models.Recipe) -> dict[str, Any]:
+    """Every reference that is not to a stage, by its key in a lock: `input:raw`, a Hub id or a URL."""
+    found: dict[str, Any] = {}
+    for settings in recipe.stages.values():
+        for _, reference, _ in references_in(settings):
+            if not isinstance(reference, StageReference):
+                found[reference_key(reference)] = reference
+    return found
+
+
+def reference_key(reference: InputReference | str) -> str:
+    """How a lock names an external reference."""
+    return f"input:{reference.input}" if isinstance(reference, InputReference) else reference
+
+
+def resolve(
+    store: Store, recipe: models.Recipe, overrides: dict[str, str] | None = None, keep: RunLock | None = None,
+    profile: str | None = None, profiles_file: str | None = None,
+) -> RunLock:
+    """A lock for this recipe as the world is now, not yet created in the store.
+
+    `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
+    `profile` replaces every stage's own. Raises UserError for a missing input, model or profile.
+    """
+    inputs: dict[str, Source] = dict(keep.inputs) if keep else {}
+    hub_models: dict[str, str] = dict(keep.hub_models) if keep else {}
+    for name in overrides or {}:
+        if name not in recipe.inputs:
+            raise UserError(f"--input {name}=...: the recipe has no input {name!r}; {models.nearest(name, list(recipe.inputs))}")
+    for key, reference in external_references(recipe).items():
+        if key in inputs or key in hub_models:
+            continue
+        if is_hub_id(reference):
+            hub_models[key] = resolve_model(store, reference).revision
+        elif isinstance(reference, InputReference):
+            url = (overrides or {}).get(reference.input) or recipe.inputs[reference.input].url
+            inputs[key] = look_at(url or f"{store.url}/inputs/{reference.input}", reference.input)
+        else:
+            inputs[key] = look_at(reference, reference)
+    stages = _stage_locks(recipe, inputs, hub_models, profile, profiles_file)
+    return RunLock("", recipe, inputs, hub_models, stages, time.time())
+
+
+def _stage_locks(
+    recipe: models.Recipe, inputs: dict[str, Source], hub_models: dict[str, str], profile: str | None, profiles_file: str | None
+) -> dict[str, StageLock]:
+    edges = models.needs(recipe)
+    known = profiles(profiles_file)
+    stages: dict[str, StageLock] = {}
+    for name in models.order(recipe):
+        settings = recipe.stages[name]
+        where = profile or settings.profile
+        if where not in known:
+            raise UserError(f"stage {name!r}: unknown profile {where!r}; {models.nearest(where, list(known))}")
+        runs_as = execution(known[where], getattr(settings, "precision", "auto"), getattr(settings, "attention", "auto"))
+        digest = fingerprint(settings, _identity_of(recipe, inputs, hub_models, stages), runs_as)
+        stages[name] = StageLock(settings.kind, digest, tuple(edges[name]), runs_as)
+    return stages
+
+
+def _identity_of(
+    recipe: models.Recipe, inputs: dict[str, Source], hub_models: dict[str, str], stages: dict[str, StageLock]
+) -> Callable[[Any], str]:
+    def identity(reference: Any) -> str:
+        if isinstance(reference, StageReference):
+            output = models.output_name(recipe.stages[reference.stage], reference)
+            return f"stage:{stages[reference.stage].fingerprint}/{output}"
+        key = reference_key(reference)
+        if key in hub_models:
+            return f"hub:{reference.split('@')[0]}@{hub_models[key]}"
+        source = inputs[key]
+        return f"input:{(source.picked(reference.files) if isinstance(reference, InputReference) else source).digest}"
+
+    return identity
+
+
+def identity(lock: RunLock, reference: Any) -> str:
+    """The fingerprint or digest behind a reference of a run."""
+    return _identity_of(lock.recipe, lock.inputs, lock.hub_models, lock.stages)(reference)
+
+
+def create_run(store: Store, candidate: RunLock, run_id: str | None = None) -> RunLock:
+    """The run that means exactly `candidate`: an existing one, or a new one under the next salt.
+
+    With a `run_id` (Helm names it) the lock under that id must mean the same, else UserError.
+    """
+    if run_id is not None:
+        standing = _create(store, candidate, run_id)
+        if not _same(standing, candidate):
+            raise UserError(
+                f"run {run_id!r} exists and means something else: {_difference(standing, candidate)}",
+                "Use another run id (raise the salt), or the recipe and inputs that the run was made from",
+            )
+        return standing
+    base = f"{candidate.recipe.name}-{short_hash(models.rendered(candidate.recipe))}"
+    salt = 0
+    while True:
+        standing = _create(store, candidate, f"{base}-{salt}")
+        if _same(standing, candidate):
+            return standing
+        salt += 1
+
+
+def _create(store: Store, candidate: RunLock, run_id: str) -> RunLock:
+    standing = _read(store, run_id)
+    if standing is not None:
+        return standing
+    lock = RunLock(run_id, candidate.recipe, candidate.inputs, candidate.hub_models, candidate.stages, candidate.created)
+    store.create(f"runs/{run_id}.json", dumped(lock.plain()))
+    return read_run(store, run_id)
+
+
+def _same(one: RunLock, other: RunLock) -> bool:
+    return _meaning(one) == _meaning(other)
+
+
+def _meaning(lock: RunLock) -> dict[str, Any]:
+    digests = {name: source.digest for name, source in lock.inputs.items()}
+    return {"recipe": models.rendered(lock.recipe), "inputs": digests, "hub": lock.hub_models, "stages": lock.stages}
+
+
+def _difference(one: RunLock, other: RunLock) -> str:
+    left, right = _meaning(one), _meaning(other)
+    return ", ".join(key for key in left if left[key] != right[key]) + " differ"
+
+
+def read_run(store: Store, run_id: str) -> RunLock:
+    """The lock under an id; UserError when there is none or another version of hanforge wrote it."""
+    lock = _read(store, run_id)
+    if lock is None:
+        known = run_ids(store)
+        raise UserError(f"no run {run_id!r} in {store.url}; {models.nearest(run_id, known) if known else 'it has no runs'}")
+    return lock
+
+
+def _read(store: Store, run_id: str) -> RunLock | None:
+    try:
+        raw = orjson.loads(store.read(f"runs/{run_id}.json"))
+    except FileNotFoundError:
+        return None
+    if raw["version"] != LOCK_VERSION:
+        raise UserError(f"run {run_id!r} was locked by contract version {raw['version']}, this is {LOCK_VERSION}", "Start a new run")
+    stages = {
+        name: StageLock(s["kind"], s["fingerprint"], tuple(s["needs"]), Execution(**s["execution"]))
+        for name, s in raw["stages"].items()
+    }
+    recipe = validated(Document(raw["recipe"], {(): f"runs/{run_id}.json"}))
+    inputs = {name: source_from(record) for name, record in raw["inputs"].items()}
+    return RunLock(raw["run"], recipe, inputs, raw["hub_models"], stages, raw["created"])
+
+
+def run_ids(store: Store) -> list[str]:
+    """Every run's id, oldest first by the time it was created."""
+    names = [name.removesuffix(".json") for name in store.folders("runs") if name.endswith(".json")]
+    created = {name: orjson.loads(store.read(f"runs/{name}.json"))["created"] for name in names}
+    return sorted(names, key=lambda name: (created[name], name))
+
+
+def find_run(store: Store, run: str) -> RunLock:
+    """A run by id, or `latest[@RECIPE]`; UserError when there is none, or when `latest` could mean several recipes."""
+    word, _, recipe = run.partition("@")
+    if word != "latest":
+        return read_run(store, run)
+    locks = [read_run(store, name) for name in run_ids(store)]
+    if recipe:
+        locks = [lock for lock in locks if lock.recipe.name == recipe]
+    if not locks:
+        raise UserError(f"no run{f' of recipe {recipe!r}' if recipe else ''} in {store.url}", "Start one: hanforge run RECIPE")
+    names = sorted({lock.recipe.name for lock in locks})
+    if len(names) > 1:
+        raise UserError(f"'latest' is ambiguous: the store holds runs of {', '.join(names)}", f"Say latest@{names[0]}")
+    return locks[-1]

@@ -1,0 +1,87 @@
+"""Parts: immutable objects of a stage's output, JSONL shards above all, each with rows, bytes and sha256.
+
+A part's key is unique, so a part is never overwritten; only a done marker or a manifest makes it count.
+"""
+
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import zstandard
+
+from pipeline.errors import Trouble
+
+Compression = Literal["zstd", "gzip", "none"]
+SUFFIX: dict[Compression, str] = {"zstd": ".jsonl.zst", "gzip": ".jsonl.gz", "none": ".jsonl"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One immutable object: `bytes` and `sha256` are of the stored object; `name` is its file name in a folder output."""
+
+    key: str
+    rows: int
+    bytes: int
+    sha256: str
+    name: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+class ShardWriter:
+    """Writes lines into one compressed local file; the same lines give the same bytes."""
+
+    def __init__(self, path: Path, compression: Compression) -> None:
+        self.path = path
+        self.rows = 0
+        self._file = path.open("wb")
+        self._out: IO[bytes]
+        if compression == "zstd":
+            self._out = zstandard.ZstdCompressor(level=1).stream_writer(self._file)
+        elif compression == "gzip":
+            self._out = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, compresslevel=6, mtime=0)
+        else:
+            self._out = self._file
+
+    def write(self, line: bytes) -> None:
+        """Add one row: `line` is JSON without a newline."""
+        self._out.write(line)
+        self._out.write(b"\n")
+        self.rows += 1
+
+    def close(self) -> None:
+        """Finish the file; further writes are errors."""
+        self._out.close()
+        if not self._file.closed:
+            self._file.close()
+
+
+def lines_of(data: bytes, key: str) -> Iterator[bytes]:
+    """The lines of a stored JSONL object, decompressed by its name's ending, in bounded memory."""
+    stream: IO[bytes] = io.BytesIO(data)
+    if key.endswith(".zst"):
+        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream))  # type: ignore[arg-type]
+    elif key.endswith(".gz"):
+        stream = gzip.GzipFile(fileobj=stream)
+    for line in stream:
+        yield line.rstrip(b"\n")
+
+
+def checked(data: bytes, part: Part) -> bytes:
+    """The same bytes, after comparing them with the manifest; a short or changed object is Trouble, never data."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != part.sha256:
+        raise Trouble(f"{part.key}: {len(data)} bytes with sha256 {found}, the manifest says {part.bytes} with {part.sha256}")
+    return data
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a local file, read in blocks."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

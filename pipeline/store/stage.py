@@ -1,0 +1,158 @@
+"""A stage of a run as the process that works on it sees it: its settings, its folder, what it reads, how it reports."""
+
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.errors import UserError
+from pipeline.recipe import models
+from pipeline.recipe.profiles import Execution
+from pipeline.recipe.references import InputReference, StageReference, is_hub_id
+from pipeline.store import runs
+from pipeline.store.cache import staged
+from pipeline.store.commit import Manifest, StageDirectory
+from pipeline.store.hub import resolve_model
+from pipeline.store.inputs import Source, SourceFile
+from pipeline.store.objects import Store
+from pipeline.store.progress import MetricsWriter, Progress
+from pipeline.store.shards import Part, checked, file_sha256, lines_of
+from pipeline.store.stop import StopFlag
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of an upstream stage (`parts`), or the files of an external source (`source`)."""
+
+    store: Store
+    name: str
+    parts: tuple[Part, ...] = ()
+    source: Source | None = None
+
+    @property
+    def total(self) -> int:
+        """How many rows the manifest counts; external files are not counted before they are read."""
+        return sum(part.rows for part in self.parts)
+
+    def files(self) -> list[SourceFile]:
+        """The files of an external source, or the parts as files in manifest order."""
+        if self.source is not None:
+            return list(self.source.files)
+        prefix = "file://" if self.store.is_local else f"{self.store.url.split('://')[0]}://"
+        return [
+            SourceFile(f"{position:05d}-{part.key.rsplit('-', 1)[-1]}", prefix + self.store.path(part.key), part.bytes, part.sha256)
+            for position, part in enumerate(self.parts)
+        ]
+
+    def lines(self) -> Iterator[bytes]:
+        """Every JSONL line in order, without its newline; parts are checked against their sha256."""
+        for part in self.parts:
+            yield from lines_of(checked(self.store.read(part.key), part), part.key)
+        for file in self.source.files if self.source else ():
+            with file.open() as stream:
+                yield from lines_of(stream.read(), file.name)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(self.lines(), 1):
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise UserError(f"{self.name}: row {number} is not JSON: {error}", "Read raw files through a prepare stage") from error
+
+
+class Stage:
+    """What a kind's `run(stage)` gets."""
+
+    def __init__(self, store: Store, lock: runs.RunLock, name: str, index: int = 0, of: int = 1, stop: StopFlag | None = None) -> None:
+        self.store = store
+        self.lock = lock
+        self.name = name
+        self.settings: Any = lock.settings(name)
+        self.run_id = lock.run_id
+        self.recipe_name = lock.recipe.name
+        self.fingerprint = lock.stages[name].fingerprint
+        self.execution: Execution = lock.stages[name].execution
+        self.index, self.of = index, of
+        self.stop = stop or StopFlag()
+        self.directory: StageDirectory = lock.directory(store, name)
+        self.worker = f"{index:03d}-{uuid.uuid4().hex[:8]}"
+        self.progress = Progress(self.directory, self.worker, name)
+        self.metrics = MetricsWriter(self.directory, self.worker)
+        self.log = logging.getLogger(f"hanforge.{name}")
+
+    def upstream(self, reference: StageReference) -> tuple[Manifest, str]:
+        """The manifest and output behind a reference; UserError when that stage is not done, GateRefused never passes."""
+        directory = self.lock.directory(self.store, reference.stage)
+        manifest = directory.manifest()
+        if manifest is None:
+            raise UserError(
+                f"stage {self.name!r} needs {reference.stage!r}, which is not done in run {self.run_id}",
+                f"Run it first: hanforge run --run {self.run_id} --only {reference.stage}",
+            )
+        check_gate(self.lock, reference.stage, manifest)
+        return manifest, models.output_name(self.lock.settings(reference.stage), reference)
+
+    def parts(self, reference: StageReference) -> list[Part]:
+        """The ordered parts of another stage's output."""
+        manifest, output = self.upstream(reference)
+        return manifest.outputs.get(output, [])
+
+    def source(self, reference: InputReference | str) -> Source:
+        """An external source as the run's lock pinned it."""
+        source = self.lock.inputs[runs.reference_key(reference)]
+        return source.picked(reference.files) if isinstance(reference, InputReference) else source
+
+    def rows(self, reference: Any) -> Rows:
+        """The rows behind a reference, in their committed order."""
+        if isinstance(reference, StageReference):
+            return Rows(self.store, reference.stage, tuple(self.parts(reference)))
+        return Rows(self.store, runs.reference_key(reference), source=self.source(reference))
+
+    def model_path(self, reference: Any) -> Path:
+        """A local folder with the checkpoint or adapter behind a reference, checked against its checksums."""
+        if isinstance(reference, StageReference):
+            return staged(self.store, self.parts(reference))
+        if is_hub_id(reference):
+            revision = self.lock.hub_models[reference]
+            return staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
+        return local_source(self.source(reference))
+
+    def identity(self, reference: Any) -> str:
+        """The fingerprint or digest behind a reference: what a model or a row set is, wherever it lies."""
+        return runs.identity(self.lock, reference)
+
+    @cached_property
+    def _scratch(self) -> "tempfile.TemporaryDirectory[str]":
+        return tempfile.TemporaryDirectory(prefix=f"hanforge-{self.name}-", dir=os.environ.get("HANFORGE_SCRATCH"))
+
+    def scratch(self) -> Path:
+        """A local folder that is removed when the process ends in an orderly way."""
+        return Path(self._scratch.name)
+
+
+def check_gate(lock: runs.RunLock, stage: str, manifest: Manifest) -> None:
+    """Raise GateRefused when `stage` is a gate whose limits, as this run has them, its measurements do not meet."""
+    settings = lock.settings(stage)
+    judge = getattr(settings, "judge_measurements", None)
+    if judge is not None:
+        judge(stage, manifest.measurements)
+
+
+def local_source(source: Source) -> Path:
+    """A local folder with the files of an external model source, through the cache when it is remote."""
+    if source.url.startswith("file://"):
+        folder = Path(source.url.removeprefix("file://"))
+        for file in source.files:
+            if file.tag != f"sha256:{file_sha256(Path(file.url.removeprefix('file://')))}":
+                raise UserError(f"{file.url} changed since the run was locked", "Start a new run: hanforge run RECIPE")
+        return folder
+    from pipeline.store.external import staged_source
+
+    return staged_source(source)

@@ -1,0 +1,195 @@
+"""Rows to tokens: a memory-mapped dataset of `input_ids`, `labels` and `seq_lengths`, in the manifest's order.
+
+Every row ends as trained or rejected with a reason; over-long rows follow the declared policy. planned = ok + rejected.
+"""
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.training.masks import IGNORED, NOTHING_TO_TRAIN, ChatEncoder, Encoded
+from pipeline.training.packing import pack_best_fit
+
+LOG = logging.getLogger(__name__)
+OVER_LONG = "over_long"
+CHUNK_ROWS = 512
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("seq_lengths", pa.list_(pa.int32())),
+        ("length", pa.int32()),
+    ]
+)
+OverLength = Literal["drop", "truncate", "error"]
+
+
+@dataclass
+class Tally:
+    """What became of the rows: counts by state, and lengths in tokens of the rows that are trained on."""
+
+    planned: int = 0
+    truncated: int = 0
+    untrained_turns: int = 0
+    trained_tokens: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def ok(self) -> int:
+        """Rows that are trained on."""
+        return len(self.lengths)
+
+    def reject(self, reason: str) -> None:
+        """Count one more row out."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def measurements(self) -> dict[str, Any]:
+        """Row and token counts, with the lengths' spread in tokens."""
+        spread = np.percentile(self.lengths, [50, 95, 100]) if self.lengths else np.zeros(3)
+        return {
+            "rows": self.ok,
+            "truncated_rows": self.truncated,
+            "untrained_turns": self.untrained_turns,
+            "tokens": int(sum(self.lengths)),
+            "trained_tokens": self.trained_tokens,
+            "length_median": int(spread[0]),
+            "length_95_percent": int(spread[1]),
+            "length_max": int(spread[2]),
+        }
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not trained on, and why."""
+
+    row: dict[str, Any]
+    reason: str
+    detail: str
+
+
+def tokenised(
+    rows: Iterable[dict[str, Any]],
+    encoder: ChatEncoder,
+    tally: Tally,
+    *,
+    max_length: int,
+    over_length: OverLength,
+) -> Iterator[Encoded | Rejected]:
+    """Encode rows in order, each as Encoded of at most `max_length` tokens or Rejected; `tally` counts them.
+
+    UserError at once when system prompts leave no room, or for an over-long row under the policy `error`.
+    """
+    stream = iter(rows)
+    first = True
+    while chunk := list(itertools.islice(stream, CHUNK_ROWS)):
+        if first:
+            check_room_for_system_prompt(chunk, encoder, max_length)
+            first = False
+        for row, encoded in zip(chunk, encoder.encode([row["messages"] for row in chunk]), strict=True):
+            tally.planned += 1
+            result = _fitted(row, encoded, max_length, over_length)
+            if isinstance(result, Rejected):
+                tally.reject(result.reason)
+            else:
+                tally.truncated += not isinstance(encoded, str) and len(result.input_ids) < len(encoded.input_ids)
+                tally.lengths.append(len(result.input_ids))
+                tally.trained_tokens += result.trained
+                tally.untrained_turns += result.untrained_turns
+            yield result
+
+
+def _fitted(row: dict[str, Any], encoded: Encoded | str, max_length: int, over_length: OverLength) -> Encoded | Rejected:
+    if isinstance(encoded, str):
+        return Rejected(row, encoded, "no answer's prompt is what inference would send")
+    length = len(encoded.input_ids)
+    if length > max_length:
+        if over_length == "error":
+            raise UserError(
+                f"row {row.get('id')!r} ({row.get('origin')}) has {length} tokens, max_length is {max_length}",
+                "Raise max_length, or set over_length to drop or truncate.",
+            )
+        if over_length == "drop":
+            return Rejected(row, OVER_LONG, f"{length} tokens, max_length is {max_length}")
+        encoded = Encoded(encoded.input_ids[:max_length], encoded.labels[:max_length], encoded.untrained_turns)
+    # The first token has no predecessor, so a label there trains nothing.
+    if all(label == IGNORED for label in encoded.labels[1:]):
+        return Rejected(row, NOTHING_TO_TRAIN, f"the first {max_length} of {length} tokens hold no answer")
+    return encoded
+
+
+def check_room_for_system_prompt(rows: list[dict[str, Any]], encoder: ChatEncoder, max_length: int) -> None:
+    """UserError when a system prompt alone fills `max_length`: no row would keep an answer."""
+    prompts = {row["messages"][0]["content"] for row in rows if row["messages"][0]["role"] == "system"}
+    for prompt in sorted(prompts):
+        # A user turn stands beside it, since some templates refuse a system prompt alone.
+        asked = [{"role": "system", "content": prompt}, {"role": "user", "content": "?"}]
+        length = encoder.token_count(asked)
+        if length >= max_length:
+            raise UserError(
+                f"the system prompt {prompt[:40]!r}... takes {length} tokens, max_length is {max_length}",
+                f"Set max_length well above {length}, or shorten the system prompt in the prepare stage.",
+            )
+
+
+def write_dataset(path: Path, results: Iterable[Encoded]) -> Path:
+    """Write encoded rows to an Arrow stream file; memory stays bounded by one chunk."""
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, SCHEMA) as writer:
+        stream = iter(results)
+        while chunk := list(itertools.islice(stream, CHUNK_ROWS)):
+            lengths = [len(one.input_ids) for one in chunk]
+            columns = [
+                [one.input_ids for one in chunk],
+                [one.labels for one in chunk],
+                [[length] for length in lengths],
+                lengths,
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    return path
+
+
+def open_dataset(path: Path) -> Any:
+    """The file as a memory-mapped `datasets.Dataset`."""
+    from datasets import Dataset
+
+    return Dataset.from_file(str(path))
+
+
+def write_packed(path: Path, dataset: Any, max_length: int) -> Path:
+    """Write a dataset's rows packed into sequences of at most `max_length`; `seq_lengths` keeps the documents apart.
+
+    Example: rows of 3 and 4 tokens, max_length 8 -> one sequence of 7 with seq_lengths [4, 3]
+    """
+    lengths = [int(length) for length in dataset["length"]]
+    sequences = pack_best_fit(lengths, max_length)
+    LOG.info("packed %d rows into %d sequences of at most %d tokens", len(lengths), len(sequences), max_length)
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, SCHEMA) as writer:
+        for start in range(0, len(sequences), CHUNK_ROWS):
+            chunk = sequences[start : start + CHUNK_ROWS]
+            columns = [
+                [_joined(dataset, rows, "input_ids") for rows in chunk],
+                [_joined(dataset, rows, "labels") for rows in chunk],
+                [[lengths[row] for row in rows] for rows in chunk],
+                [sum(lengths[row] for row in rows) for rows in chunk],
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    return path
+
+
+def _joined(dataset: Any, rows: list[int], column: str) -> list[int]:
+    """A column of several rows as one list; the label of each document's first token is IGNORED.
+
+    Without that, the last token of one document would be trained to predict the first of the next.
+    """
+    joined: list[int] = []
+    for row in rows:
+        values = dataset[row][column]
+        joined += [IGNORED, *values[1:]] if column == "labels" else values
+    return joined
