@@ -23,7 +23,7 @@ def pack_best_fit(lengths: Sequence[int], max_length: int) -> list[list[int]]:
             sequences.append([])
         else:
             space = spaces[found]
-            sequence = by_space[space].pop(0)
+            sequence = by_space[space].pop()
             if not by_space[space]:
                 del by_space[space], spaces[found]
         sequences[sequence].append(row)

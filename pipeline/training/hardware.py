@@ -1,0 +1,91 @@
+"""What this machine's card does in hardware: number format, attention kernels, bitsandbytes.
+
+Decided from the compute capability: `torch.cuda.is_bf16_supported()` counts emulation. What the run's lock or the
+recipe asks for and the card cannot do is a UserError, since another format would be another result.
+"""
+
+import importlib.util
+import logging
+from typing import Literal
+
+import torch
+
+from pipeline.errors import UserError
+
+LOG = logging.getLogger(__name__)
+Precision = Literal["bf16", "fp16", "fp32"]
+Attention = Literal["sdpa", "flash_attention_2", "eager"]
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+BF16_CAPABILITY = (8, 0)
+
+
+def device_type() -> Literal["cuda", "cpu"]:
+    """Where this process trains."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name() -> str:
+    """The card's name with its memory in GiB, or `cpu`."""
+    if device_type() == "cpu":
+        return "cpu"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
+
+
+def choose_precision(asked: str, *, device: str, capability: tuple[int, int] | None) -> Precision:
+    """The number format of the forward pass: what was asked, or the best that the hardware has.
+
+    Example: ("auto", cuda, (9, 0)) -> "bf16"; ("auto", cuda, (7, 5)) -> "fp16"; ("auto", cpu) -> "fp32"
+    """
+    has_bf16 = device == "cuda" and capability is not None and capability >= BF16_CAPABILITY
+    if asked == "auto":
+        if device == "cpu":
+            return "fp32"
+        return "bf16" if has_bf16 else "fp16"
+    if asked == "bf16" and device == "cuda" and not has_bf16:
+        raise UserError(
+            f"precision 'bf16' on a card of compute capability {capability}: it is only emulated below {BF16_CAPABILITY}",
+            "Set precision: fp16, or choose a profile with an Ampere card or newer.",
+        )
+    if asked == "fp16" and device == "cpu":
+        raise UserError("precision 'fp16' on a CPU: gradients would overflow", "Set precision: auto or fp32.")
+    if asked not in DTYPES:
+        raise UserError(f"unknown precision {asked!r}", f"Known: auto, {', '.join(DTYPES)}.")
+    return asked
+
+
+def capability_here() -> tuple[int, int] | None:
+    """The first card's compute capability; None without a card."""
+    return torch.cuda.get_device_capability(0) if torch.cuda.is_available() else None
+
+
+def choose_attention(asked: str) -> Attention:
+    """The attention kernels: FlashAttention 2 where it is installed, the card can and it is not ruled out, else SDPA.
+
+    The user's recipes name flash_attention_2 with a fallback, so a missing package is a log line and not an error.
+    """
+    capability = capability_here()
+    usable = capability is not None and capability >= BF16_CAPABILITY and _installed("flash_attn")
+    if asked == "flash_attention_2" and not usable:
+        LOG.warning("attention: flash_attention_2 is not usable here (package or card is missing); using sdpa")
+    if asked in ("auto", "flash_attention_2"):
+        return "flash_attention_2" if usable else "sdpa"
+    if asked == "eager":
+        return "eager"
+    if asked == "sdpa":
+        return "sdpa"
+    raise UserError(f"unknown attention {asked!r}", "Known: auto, sdpa, flash_attention_2, eager.")
+
+
+def require_packages(names: list[str]) -> None:
+    """UserError for reporting packages that a recipe names and that are not installed."""
+    missing = [name for name in names if not _installed(name)]
+    if missing:
+        raise UserError(
+            f"report_to names {missing}, which are not installed here",
+            f"pip install {' '.join(missing)}, or leave them out of report_to.",
+        )
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,227 @@
+"""TRL's SFTTrainer over rows that are tokenised and labelled already, with this project's cadence and bookkeeping.
+
+Nothing here knows the store: a `Cadence` says when to save, evaluate and stop, and `on_saved` takes each checkpoint.
+Evaluation leaves the random state alone, so that how often one evaluates, saves or logs changes no result.
+"""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from pipeline.errors import UserError
+from pipeline.training.collator import CausalCollator
+from pipeline.training.hardware import Precision
+from pipeline.training.model import trainable_to_float32
+from pipeline.training.settings import TrainSettings, accumulation_for
+
+LOG = logging.getLogger(__name__)
+ROW_LENGTHS = "row_lengths"
+
+
+def sft_arguments(settings: TrainSettings, output: Path, precision: Precision, world_size: int) -> SFTConfig:
+    """SFTConfig for prepared rows: own collator, own cadence, nothing written outside `output`."""
+    external = [name for name in settings.report_to if name != "tensorboard"]
+    return SFTConfig(
+        output_dir=str(output),
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        per_device_eval_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=accumulation_for(settings, world_size),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optim,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_epsilon=settings.adam_epsilon,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        train_sampling_strategy=settings.train_sampling_strategy,
+        length_column_name="length",
+        dataloader_num_workers=settings.dataloader_num_workers,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=external or "none",
+        run_name=settings.run_name,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        max_length=None,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        prediction_loss_only=True,
+    )
+
+
+@dataclass
+class Cadence:
+    """When to save and to evaluate, and whom to tell. Times are monotonic seconds."""
+
+    save_steps: int | None = None
+    save_seconds: float | None = None
+    eval_steps: int | None = None
+    evaluates: bool = False
+    stop_requested: Callable[[], bool] = lambda: False
+    on_saved: Callable[[int, Path], None] | None = None
+    on_log: Callable[[int, dict[str, Any]], None] | None = None
+    on_step: Callable[[int, int], None] | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def save_is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after optimizer step `step`."""
+        by_steps = self.save_steps is not None and step % self.save_steps == 0
+        return by_steps or (self.save_seconds is not None and time.monotonic() - self.saved_at >= self.save_seconds)
+
+
+class CadenceCallback(TrainerCallback):  # type: ignore[misc]
+    """Drives Trainer's control flags from a Cadence."""
+
+    def __init__(self, cadence: Cadence, trainer: "PreparedRowsTrainer") -> None:
+        self.cadence = cadence
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After an optimizer step: check the loss, then say what is due."""
+        self.trainer.check_finite(state.global_step)
+        cadence, last = self.cadence, state.global_step >= state.max_steps
+        if cadence.on_step is not None:
+            cadence.on_step(state.global_step, state.max_steps)
+        if cadence.evaluates and (last or (cadence.eval_steps and state.global_step % cadence.eval_steps == 0)):
+            control.should_evaluate = True
+        if cadence.on_saved is not None:
+            if last or cadence.save_is_due(state.global_step):
+                control.should_save = True
+            if cadence.stop_requested():
+                control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint lies complete in the local folder: hand it on."""
+        if self.cadence.on_saved is not None:
+            self.cadence.on_saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self.cadence.saved_at = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Pass on what Trainer logged."""
+        if self.cadence.on_log is not None and logs:
+            self.cadence.on_log(state.global_step, logs)
+
+
+class CountingCollator(CausalCollator):
+    """CausalCollator that also tells the rows' real lengths, [rows], which the trainer takes out again."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {**super().__call__(rows), ROW_LENGTHS: torch.tensor([len(row["input_ids"]) for row in rows])}
+
+
+class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that counts real tokens, stops on a loss that is not finite and keeps evaluation out of the way."""
+
+    tokens_seen = 0
+    _step_loss: torch.Tensor | None = None
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch; adds its real tokens to `tokens_seen`."""
+        self.tokens_seen += int(inputs.pop(ROW_LENGTHS).sum())
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        return loss
+
+    def check_finite(self, step: int) -> None:
+        """UserError when the loss of the optimizer step that has just ended is not a number."""
+        loss = math.nan if self._step_loss is None else float(self._step_loss)
+        self._step_loss = None
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {step} with learning_rate={self.args.learning_rate}",
+                "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0; nothing of this step is saved.",
+            )
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One evaluation batch, without the length column."""
+        inputs.pop(ROW_LENGTHS, None)
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate with the random state put back afterwards."""
+        with _random_state_kept():
+            result: dict[str, float] = super().evaluate(*args, **kwargs)
+        return result
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The stage writes its own card."""
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: Any,
+    arguments: SFTConfig,
+    lora: Any,
+    dataset: Any,
+    eval_dataset: Any,
+    *,
+    cadence: Cadence,
+    flatten: bool = False,
+    pad_to_multiple_of: int = 8,
+) -> PreparedRowsTrainer:
+    """The trainer over a model that is loaded, with the adapter put on and trainable parameters in float32.
+
+    `flatten` joins each batch into one row, for FlashAttention with packed documents.
+    """
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    trainer = PreparedRowsTrainer(
+        model=model,
+        args=arguments,
+        data_collator=CountingCollator(pad if pad is not None else 0, pad_to_multiple_of, flatten),
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(CadenceCallback(cadence, trainer))
+    LOG.info("%s trainable parameters", f"{trainable_to_float32(trainer.model):,}")
+    return trainer
+
+
+def out_of_memory(settings: TrainSettings, error: Exception) -> UserError:
+    """What a user can do about a card that is too small, with the numbers."""
+    peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    batch, steps = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    remedies = [f"max_length below {settings.max_length}"]
+    if batch > 1:
+        remedies.insert(0, f"per_device_train_batch_size: {batch // 2} with gradient_accumulation_steps: {steps * 2}")
+    if not settings.gradient_checkpointing:
+        remedies.insert(0, "gradient_checkpointing: true")
+    if settings.quantization == "none":
+        remedies.append("quantization: 8bit")
+    return UserError(
+        f"out of GPU memory: {peak / 2**30:.1f} GiB used of {total / 2**30:.1f} GiB with "
+        f"per_device_train_batch_size={batch}, max_length={settings.max_length} ({str(error).splitlines()[0][:120]})",
+        f"Try, in this order: {'; '.join(remedies)}.",
+    )
