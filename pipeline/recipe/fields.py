@@ -43,6 +43,10 @@ class StageSettings(Closed):
     )
     rerun: int = Field(default=0, ge=0, description="Raise to compute the stage again on purpose.")
 
+    def refusals(self, measurements: dict[str, Any]) -> list[str]:
+        """For a gate: which of its limits the stored measurements miss, a sentence each. Other kinds have none."""
+        return []
+
 
 def is_operational(model: type[BaseModel], name: str) -> bool:
     """Whether the field `name` of `model` is marked operational."""

@@ -9,10 +9,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import Trouble, UserError
+from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
 from pipeline.store.shards import Part, file_sha256
 
@@ -29,14 +32,60 @@ def limit_bytes() -> int:
     return int(float(os.environ.get("HANFORGE_CACHE_GIB", "200")) * 2**30)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One file of a folder to stage; `fetch` brings it to a path, `link` names it when it lies on this disk already."""
+
+    name: str
+    bytes: int
+    tag: str
+    fetch: Callable[[Path], None]
+    link: Path | None = None
+
+
 def staged(store: Store, parts: list[Part]) -> Path:
     """A local folder with the named files of `parts`, checked against their sha256.
 
     Raises UserError when they cannot fit, Trouble when an object is not what the manifest says.
     """
-    name = hashlib.sha256("\n".join(f"{part.name} {part.sha256}" for part in parts).encode()).hexdigest()[:32]
-    if store.is_local:
-        name = f"{name}-{hashlib.sha256(store.root.encode()).hexdigest()[:8]}"
+
+    def wanted(part: Part) -> Wanted:
+        def fetch(target: Path) -> None:
+            store.download(part.key, target)
+            if target.stat().st_size != part.bytes or file_sha256(target) != part.sha256:
+                raise Trouble(f"{store.url}/{part.key} is not what its manifest says: {target.stat().st_size} bytes")
+
+        return Wanted(part.name, part.bytes, part.sha256, fetch, Path(store.path(part.key)) if store.is_local else None)
+
+    return staged_folder([wanted(part) for part in parts])
+
+
+def staged_source(source: Source) -> Path:
+    """A local folder with an external source's files, checked against what the run's lock says of them.
+
+    Raises UserError when a file changed since the run was locked.
+    """
+
+    def wanted(file: SourceFile) -> Wanted:
+        local = Path(file.url.removeprefix("file://")) if file.url.startswith("file://") else None
+
+        def fetch(target: Path) -> None:
+            with file.open() as stream, target.open("wb") as out:
+                shutil.copyfileobj(stream, out, 1 << 24)
+
+        return Wanted(file.name, file.bytes, file.tag, fetch, local)
+
+    for file in source.files:
+        local = Path(file.url.removeprefix("file://"))
+        if file.url.startswith("file://") and (not local.is_file() or f"sha256:{file_sha256(local)}" != file.tag):
+            raise UserError(f"{file.url} changed since the run was locked", "Start a new run: hanforge run RECIPE")
+    return staged_folder([wanted(file) for file in source.files])
+
+
+def staged_folder(files: list[Wanted]) -> Path:
+    """The cached folder that holds exactly `files`, made when it is not there."""
+    lines = [f"{file.name} {file.tag} {file.link or ''}" for file in sorted(files, key=lambda file: file.name)]
+    name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
     root = cache_folder()
     folder = root / "folders" / name
     (root / "locks").mkdir(parents=True, exist_ok=True)
@@ -44,8 +93,8 @@ def staged(store: Store, parts: list[Part]) -> Path:
         lock = os.open(root / "locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            if not _whole(folder, parts):
-                _fill(store, parts, folder, root)
+            if not _whole(folder, files):
+                _fill(files, folder, root)
         except BaseException:
             os.close(lock)
             raise
@@ -55,36 +104,35 @@ def staged(store: Store, parts: list[Part]) -> Path:
     return folder
 
 
-def _whole(folder: Path, parts: list[Part]) -> bool:
+def _whole(folder: Path, files: list[Wanted]) -> bool:
     """Whether every file is there with its size; a link whose object was deleted counts as missing."""
-    return all((folder / part.name).is_file() and (folder / part.name).stat().st_size == part.bytes for part in parts)
+    return all((folder / file.name).is_file() and (folder / file.name).stat().st_size == file.bytes for file in files)
 
 
-def _fill(store: Store, parts: list[Part], folder: Path, root: Path) -> None:
+def _fill(files: list[Wanted], folder: Path, root: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     incoming = folder.with_name(f"{folder.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
-    if not store.is_local:
-        _make_room(root, sum(part.bytes for part in parts))
+    _make_room(root, sum(file.bytes for file in files if file.link is None))
 
-    def fetch(part: Part) -> None:
-        target = incoming / part.name
+    def fetch(file: Wanted) -> None:
+        target = incoming / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if store.is_local:
-            target.symlink_to(store.path(part.key))
-            return
-        store.download(part.key, target)
-        if target.stat().st_size != part.bytes or file_sha256(target) != part.sha256:
-            raise Trouble(f"{store.url}/{part.key} is not what its manifest says: {target.stat().st_size} bytes")
+        if file.link is not None:
+            target.symlink_to(file.link)
+        else:
+            file.fetch(target)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(fetch, parts))
+        list(pool.map(fetch, files))
     incoming.rename(folder)
 
 
 def _make_room(root: Path, needed: int) -> None:
     """Delete least recently used folders that nobody has locked until `needed` bytes fit limit and disk."""
+    if needed == 0:
+        return
     limit = limit_bytes()
     if needed > limit:
         raise UserError(

@@ -12,18 +12,17 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import UserError
+from pipeline.errors import GateRefused, UserError
 from pipeline.recipe import models
 from pipeline.recipe.profiles import Execution
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store import runs
-from pipeline.store.cache import staged
+from pipeline.store.cache import staged, staged_source
 from pipeline.store.commit import Manifest, StageDirectory
-from pipeline.store.hub import resolve_model
 from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter, Progress
-from pipeline.store.shards import Part, checked, file_sha256, lines_of
+from pipeline.store.shards import Part, checked, lines_of
 from pipeline.store.stop import StopFlag
 
 
@@ -120,9 +119,11 @@ class Stage:
         if isinstance(reference, StageReference):
             return staged(self.store, self.parts(reference))
         if is_hub_id(reference):
+            from pipeline.store.hub import resolve_model
+
             revision = self.lock.hub_models[reference]
             return staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
-        return local_source(self.source(reference))
+        return staged_source(self.source(reference))
 
     def identity(self, reference: Any) -> str:
         """The fingerprint or digest behind a reference: what a model or a row set is, wherever it lies."""
@@ -139,20 +140,9 @@ class Stage:
 
 def check_gate(lock: runs.RunLock, stage: str, manifest: Manifest) -> None:
     """Raise GateRefused when `stage` is a gate whose limits, as this run has them, its measurements do not meet."""
-    settings = lock.settings(stage)
-    judge = getattr(settings, "judge_measurements", None)
-    if judge is not None:
-        judge(stage, manifest.measurements)
-
-
-def local_source(source: Source) -> Path:
-    """A local folder with the files of an external model source, through the cache when it is remote."""
-    if source.url.startswith("file://"):
-        folder = Path(source.url.removeprefix("file://"))
-        for file in source.files:
-            if file.tag != f"sha256:{file_sha256(Path(file.url.removeprefix('file://')))}":
-                raise UserError(f"{file.url} changed since the run was locked", "Start a new run: hanforge run RECIPE")
-        return folder
-    from pipeline.store.external import staged_source
-
-    return staged_source(source)
+    refusals = lock.settings(stage).refusals(manifest.measurements)
+    if refusals:
+        raise GateRefused(
+            f"gate {stage!r} refuses: {'; '.join(refusals)}",
+            f"Look at what was rejected (hanforge show-sample {lock.run_id}:{stage}), mend its cause, or change the limits",
+        )

@@ -1,0 +1,5 @@
+"""`python -m jobs` is `hanforge`."""
+
+from jobs.cli import main
+
+main()

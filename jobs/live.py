@@ -1,0 +1,103 @@
+"""The live table of a local run on a terminal; a line per change where there is none."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pipeline.local.chain import Options, Process, scope
+from pipeline.store.objects import Store
+from pipeline.store.runs import RunLock
+from pipeline.store.status import StageStatus, chain_status
+
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yellow", "stopped": "yellow"}
+
+
+def table_of(title: str, statuses: list[StageStatus]) -> Table:
+    """The chain as a table: stage, state, progress or rows by state, time, peak memory."""
+    table = Table(title=title, title_justify="left", expand=False)
+    for name, justify in (("stage", "left"), ("kind", "left"), ("state", "left"), ("progress", "left"), ("time", "right"), ("peak", "right")):
+        table.add_column(name, justify=justify, no_wrap=name != "progress")  # type: ignore[arg-type]
+    for status in statuses:
+        colour = COLOURS.get(status.state, "default")
+        seconds = status.seconds or float(status.progress.get("seconds") or 0)
+        table.add_row(
+            status.name, status.kind, f"[{colour}]{status.state}[/]", describe(status),
+            duration(seconds) if seconds else "", f"{status.peak_bytes / 2**30:.1f} GiB" if status.peak_bytes else "",
+        )
+    return table
+
+
+def describe(status: StageStatus) -> str:
+    """One cell: rows by state when done, else progress with rate and ETA, else the message."""
+    if status.message:
+        return status.message.replace("[", "\\[")
+    if status.counts is not None:
+        counts = status.counts
+        bad = [f"{sum(group.values()):,} {name}" for name, group in (("rejected", counts.rejected), ("failed", counts.failed)) if group]
+        return ", ".join([f"{counts.ok:,} ok", *bad]) if counts.planned else ""
+    progress = status.progress
+    if status.state != "running" or not progress:
+        return ""
+    total, eta = progress.get("total"), progress.get("eta_seconds")
+    numbers = [f"{name} {progress[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(progress.get(name), float)]
+    parts = [f"{progress['done']:,}" + (f" of {total:,}" if total else ""), *numbers, f"{duration(eta)} left" if eta else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them. Example: 3725 -> "1:02:05", 42.3 -> "42.3 s" """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class LiveTable:
+    """Redraws the table every second on a terminal; elsewhere prints a line when a stage's state changes."""
+
+    def __init__(self, store: Store, lock: RunLock, options: Options) -> None:
+        self._store, self._lock = store, lock
+        self._scope = scope(lock, options)
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
+        self._drawn = 0.0
+        self._said: dict[str, str] = {}
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "LiveTable":
+        print(f"run {self._lock.run_id} in {self._store.url}", file=sys.stderr)
+        if self._live:
+            self._live.start()
+        self.show([])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._drawn = 0.0
+        self.show([])
+        if self._live:
+            self._live.stop()
+        if error is None:
+            print(f"all {len(self._scope)} stages done in {duration(time.monotonic() - self._began)}", file=sys.stderr)
+
+    def show(self, running: list[Process]) -> None:
+        """Draw the table, at most once a second."""
+        names = {process.stage for process in running}
+        changed = names != getattr(self, "_names", None)
+        self._names = names
+        if time.monotonic() - self._drawn < (1.0 if changed else 2.0):
+            return
+        self._drawn = time.monotonic()
+        statuses = [status for status in chain_status(self._store, self._lock) if status.name in self._scope]
+        if self._live:
+            self._live.update(table_of(self._lock.run_id, statuses), refresh=True)
+            return
+        for status in statuses:
+            if status.state not in ("waiting", "ready") and self._said.get(status.name) != status.state:
+                self._said[status.name] = status.state
+                seconds = f" in {duration(status.seconds)}" if status.seconds and status.state == "done" else ""
+                detail = f": {describe(status)}" if describe(status) else ""
+                print(f"{status.name}: {status.state}{seconds}{detail}", file=sys.stderr, flush=True)

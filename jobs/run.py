@@ -1,0 +1,134 @@
+"""`run`, `stage`: do the work of a recipe, here."""
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.options import (
+    DEFAULT_STORE,
+    InputOption,
+    OverlayOption,
+    ProfileOption,
+    ProfilesOption,
+    RecipeArgument,
+    SetOption,
+    StoreOption,
+    assignments,
+    configure_logging,
+)
+
+if TYPE_CHECKING:
+    from pipeline.recipe.models import Recipe
+    from pipeline.store.objects import Store
+    from pipeline.store.runs import RunLock
+
+LOG = logging.getLogger("hanforge")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("run")(run)
+    app.command("stage")(stage)
+
+
+def run(
+    recipe: RecipeArgument,
+    store: StoreOption = DEFAULT_STORE,
+    only: Annotated[list[str], typer.Option("--only", help="Only this stage; what it needs must be done. Repeatable.")] = [],  # noqa: B006
+    start: Annotated[str | None, typer.Option("--from", help="This stage and whatever depends on it.")] = None,
+    sets: SetOption = [],  # noqa: B006
+    overlay: OverlayOption = [],  # noqa: B006
+    inputs: InputOption = [],  # noqa: B006
+    profile: ProfileOption = None,
+    profiles: ProfilesOption = None,
+    upstream: Annotated[str | None, typer.Option(help="Inherit the inputs' identities from this run.")] = None,
+    repin: Annotated[bool, typer.Option("--repin", help="With --only or --from: look at the inputs again.")] = False,
+    parallel: Annotated[int, typer.Option(min=1, help="Stages at once.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every process's own output.")] = False,
+) -> None:
+    """Run a recipe's stages on this machine; what is done stays done, and a second run goes on."""
+    configure_logging(verbose)
+    from jobs.live import LiveTable
+    from pipeline.local.chain import Options, run_chain
+    from pipeline.recipe.load import load_recipe
+    from pipeline.store.probe import open_store
+    from pipeline.store.runs import create_run
+    from pipeline.store.stop import StopFlag
+
+    loaded = load_recipe(recipe, overlay, sets)
+    opened = open_store(store)
+    narrowed = bool(only or start) and not repin
+    candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, fetch=True)
+    lock = create_run(opened, candidate)
+    stop = StopFlag()
+    stop.listen()
+    options = Options(tuple(only), start, parallel, verbose=verbose)
+    with LiveTable(opened, lock, options) as table:
+        run_chain(opened, lock, options, stop, table.show)
+
+
+def pinned(
+    store: "Store",
+    recipe: "Recipe",
+    inputs: list[str],
+    profile: str | None = None,
+    profiles_file: str | None = None,
+    upstream: str | None = None,
+    narrowed: bool = False,
+    fetch: bool = False,
+) -> "RunLock":
+    """The lock that this recipe means now. A narrowed run inherits identities from the recipe's newest run."""
+    from pipeline.errors import UserError
+    from pipeline.store.runs import external_references, find_run, resolve, run_ids
+
+    keep = None
+    if upstream is not None:
+        keep = find_run(store, upstream)
+    elif narrowed and any(name.startswith(f"{recipe.name}-") for name in run_ids(store)):
+        try:
+            keep = find_run(store, f"latest@{recipe.name}")
+        except UserError:
+            keep = None
+    if fetch:
+        from jobs.fetch import fetch_missing
+
+        fetch_missing(store, external_references(recipe))
+    return resolve(store, recipe, assignments(inputs, "--input"), keep, profile, profiles_file)
+
+
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage's name.")],
+    store: StoreOption = DEFAULT_STORE,
+    run: Annotated[str | None, typer.Option("--run", envvar="HANFORGE_RUN", help="The run's id.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", envvar="HANFORGE_RECIPE", help="The recipe, when this process may be the run's first.")] = None,
+    inputs: InputOption = [],  # noqa: B006
+    profile: ProfileOption = None,
+    profiles: ProfilesOption = None,
+    index: Annotated[int, typer.Option("--index", envvar=["HANFORGE_INDEX", "JOB_COMPLETION_INDEX"], min=0)] = 0,
+    of: Annotated[int, typer.Option("--of", envvar="HANFORGE_OF", min=1)] = 1,
+) -> None:
+    """Do one stage of a run: the images' entrypoint. Exit codes: 0, 2 mend something, 3 refused, 143 stopped, other: retry."""
+    configure_logging()
+    from jobs.stage import run_stage
+    from pipeline.errors import UserError
+    from pipeline.local.chain import die_with_parent
+    from pipeline.recipe.load import load_recipe
+    from pipeline.store.probe import open_store
+    from pipeline.store.runs import create_run, find_run
+    from pipeline.store.stage import Stage
+    from pipeline.store.stop import StopFlag
+
+    die_with_parent()
+    stop = StopFlag()
+    stop.listen()
+    if index >= of:
+        raise UserError(f"--index {index} with --of {of}: an index counts from 0 and stays below the number of workers")
+    opened = open_store(store)
+    if recipe is not None:
+        lock = create_run(opened, pinned(opened, load_recipe(recipe), inputs, profile, profiles), run)
+    elif run is not None:
+        lock = find_run(opened, run)
+    else:
+        raise UserError("neither --run nor --recipe is given", "Name the run, or the recipe that starts one")
+    raise typer.Exit(run_stage(Stage(opened, lock, name, index, of, stop)))

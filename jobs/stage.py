@@ -1,0 +1,114 @@
+"""`hanforge stage NAME`: one stage's process, everywhere the same; the contract's exit codes are mapped here."""
+
+import importlib
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.errors import HanforgeError, Stopped, Trouble
+from pipeline.store import events
+from pipeline.store.stage import Stage, check_gate
+
+LOG = logging.getLogger("hanforge")
+TERMINATION_LOG = "/dev/termination-log"
+LOG_UPLOAD_SECONDS = 10.0
+
+
+def run_stage(stage: Stage) -> int:
+    """Do the stage unless it is done, and give the exit code; last words go to the log, the store and the pod."""
+    began = time.monotonic()
+    with _KeptLog(stage):
+        events.say(stage.store, stage.run_id, stage.name, "started", stage.worker, pid=os.getpid())
+        try:
+            _work(stage, importlib.import_module(f"jobs.{stage.settings.kind}"))
+            code, message = 0, "done"
+        except HanforgeError as error:
+            code, message = error.exit_code, str(error)
+        except MemoryError as error:
+            code, message = 2, f"out of memory: {error}. Give the stage more memory or smaller batches"
+        except Exception as error:
+            LOG.exception("stage %s failed", stage.name)
+            code, message = Trouble.exit_code, f"{type(error).__name__}: {error}"
+        _last_words(stage, code, message, time.monotonic() - began)
+    return code
+
+
+def _work(stage: Stage, module: ModuleType) -> None:
+    """Preflight, run, gate. A stage that is done is only judged again."""
+    is_done = getattr(module, "is_done", None)
+    if is_done(stage) if is_done else stage.directory.manifest() is not None:
+        LOG.info("stage %s was done before", stage.name)
+    else:
+        if hasattr(module, "preflight"):
+            module.preflight(stage)
+        module.run(stage)
+    manifest = stage.directory.manifest()
+    if manifest is not None:
+        check_gate(stage.lock, stage.name, manifest)
+
+
+def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
+    usage = {"record": "usage", "seconds": round(seconds, 3), "peak_bytes": peak_bytes(), "gpu_peak_bytes": gpu_peak_bytes()}
+    stage.metrics.write({**usage, "exit_code": code})
+    stage.metrics.flush()
+    state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
+    stage.progress.finish(state, message)
+    events.say(stage.store, stage.run_id, stage.name, "ended", stage.worker, code, message, **usage)
+    line = f"{stage.name}: {message}"
+    if code:
+        print(line, file=sys.stderr, flush=True)
+    target = Path(os.environ.get("HANFORGE_TERMINATION_LOG", TERMINATION_LOG))
+    if os.access(target, os.W_OK):
+        target.write_text(line[:4000], "utf-8")
+
+
+def peak_bytes() -> int:
+    """The peak resident memory of this process and of its largest child, in bytes."""
+    usage = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return max(item.ru_maxrss for item in usage) * 1024
+
+
+def gpu_peak_bytes() -> int:
+    """The peak memory that torch held on its GPUs, 0 where torch was not used or there is none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(max(torch.cuda.max_memory_reserved(device) for device in range(torch.cuda.device_count())))
+
+
+class _KeptLog:
+    """Keeps the process's log in a local file and copies it to `logs/<worker>.log` every few seconds and at the end."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._path = stage.scratch() / "stage.log"
+        self._handler = logging.FileHandler(self._path)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._copy_often, name="log", daemon=True)
+
+    def __enter__(self) -> None:
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+        self._copy()
+
+    def _copy_often(self) -> None:
+        while not self._ended.wait(LOG_UPLOAD_SECONDS):
+            self._copy()
+
+    def _copy(self) -> None:
+        try:
+            self._stage.store.put(self._stage.directory.key("logs", f"{self._stage.worker}.log"), self._path.read_bytes())
+        except Trouble as error:
+            LOG.warning("the log is not copied to the store: %s", error)

@@ -1,0 +1,46 @@
+"""What happened to a run's processes: `runs/<run id>/events/<time>-<unique>.json`, one object an event, never changed.
+
+The process itself says how it ended; the driver adds what a killed process could not say. `why` and `status` read them.
+"""
+
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.store.commit import dumped
+from pipeline.store.objects import Store
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of one stage: `what` is started, ended or observed; `time` in seconds since the epoch."""
+
+    time: float
+    stage: str
+    what: str
+    worker: str
+    exit_code: int | None
+    message: str
+    facts: dict[str, Any]
+
+
+def say(
+    store: Store, run_id: str, stage: str, what: str, worker: str = "", exit_code: int | None = None, message: str = "", **facts: Any
+) -> None:
+    """Record an event."""
+    now = time.time()
+    record = {
+        "time": now, "stage": stage, "what": what, "worker": worker, "exit_code": exit_code, "message": message,
+        "facts": {"host": socket.gethostname(), **facts},
+    }
+    store.put(f"runs/{run_id}/events/{now:017.6f}-{uuid.uuid4().hex[:8]}.json", dumped(record))
+
+
+def events(store: Store, run_id: str) -> list[Event]:
+    """Every event of a run, oldest first."""
+    records = [orjson.loads(store.read(entry.key)) for entry in store.list(f"runs/{run_id}/events")]
+    return [Event(**record) for record in sorted(records, key=lambda record: float(record["time"]))]

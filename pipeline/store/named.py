@@ -1,0 +1,85 @@
+"""MODEL on the command line: `RUN:STAGE[/OUTPUT]`, `promoted[@RECIPE]`, a folder or URL, or a mirrored Hub id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.errors import UserError
+from pipeline.recipe import models
+from pipeline.recipe.references import is_hub_id
+from pipeline.store.cache import staged, staged_source
+from pipeline.store.inputs import Source, look_at
+from pipeline.store.objects import Store
+from pipeline.store.runs import RunLock, find_run
+from pipeline.store.shards import Part
+from pipeline.store.stage import check_gate
+from pipeline.store.status import require_done
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """What a MODEL word means: the files of a checkpoint or adapter, and where they come from."""
+
+    label: str
+    store: Store
+    parts: tuple[Part, ...] = ()
+    source: Source | None = None
+    lock: RunLock | None = None
+    stage: str | None = None
+
+    def path(self) -> Path:
+        """A local folder with the files, checked against their checksums."""
+        return staged_source(self.source) if self.source is not None else staged(self.store, list(self.parts))
+
+
+def named_model(store: Store, word: str) -> NamedModel:
+    """Resolve a MODEL word; UserError when it names nothing, or more than one thing."""
+    if word.partition("@")[0] == "promoted":
+        promotion = newest_promotion(store, word.partition("@")[2])
+        return run_output(store, f"{promotion['run']}:{promotion['stage']}", f"promotion {promotion['n']} of {promotion['recipe']}")
+    if "://" in word or word.startswith((".", "/", "~")) or Path(word).is_dir():
+        return NamedModel(word, store, source=look_at(word, word))
+    if is_hub_id(word):
+        from pipeline.store.hub import resolve_model
+
+        model = resolve_model(store, word)
+        return NamedModel(f"{word}@{model.revision}", store, parts=tuple(model.parts))
+    if ":" in word:
+        return run_output(store, word, word)
+    raise UserError(
+        f"{word!r} names no model", "Say RUN:STAGE (e.g. latest:merge2), promoted[@RECIPE], a folder or URL, or a mirrored Hub id"
+    )
+
+
+def run_output(store: Store, word: str, label: str) -> NamedModel:
+    """The model or adapter that a stage of a run made: `RUN:STAGE` or `RUN:STAGE/OUTPUT`."""
+    run, _, rest = word.rpartition(":")
+    stage, _, output = rest.partition("/")
+    lock = find_run(store, run)
+    settings = lock.settings(stage)
+    manifest = require_done(store, lock, stage)
+    check_gate(lock, stage, manifest)
+    outputs = type(settings).OUTPUTS
+    output = output or next(iter(outputs))
+    if output not in outputs:
+        raise UserError(f"{word!r}: stage {stage!r} has no output {output!r}; {models.nearest(output, list(outputs))}")
+    return NamedModel(label, store, parts=tuple(manifest.outputs[output]), lock=lock, stage=stage)
+
+
+def promotion_numbers(store: Store, recipe: str) -> list[int]:
+    """The numbers of a recipe's promotions, ascending."""
+    names = store.folders(f"promotions/{recipe}")
+    return sorted(int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit())
+
+
+def newest_promotion(store: Store, recipe: str = "") -> dict[str, Any]:
+    """The promotion with the highest n of a recipe (or of the only recipe that has any); UserError when there is none."""
+    names = [recipe] if recipe else store.folders("promotions")
+    if len(names) > 1:
+        raise UserError(f"'promoted' is ambiguous: recipes {', '.join(names)} have promotions", f"Say promoted@{names[0]}")
+    numbers = promotion_numbers(store, names[0]) if names else []
+    if not numbers:
+        raise UserError(f"nothing is promoted{f' for recipe {recipe!r}' if recipe else ''} in {store.url}", "hanforge promote MODEL")
+    return orjson.loads(store.read(f"promotions/{names[0]}/{numbers[-1]}.json"))  # type: ignore[no-any-return]
