@@ -119,7 +119,9 @@ def _refuse_variants(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{folder}: peft_type is {config.get('peft_type')!r}; merge knows LORA (with rsLoRA and DoRA)")
     for key, reason in VARIANTS.items():
         if config.get(key):
-            raise UserError(f"{folder}: the adapter sets {key}={config[key]!r}, and {reason}", "It cannot be merged here.")
+            raise UserError(
+                f"{folder}: the adapter sets {key}={config[key]!r}, and {reason}", "It cannot be merged here."
+            )
     start = config.get("init_lora_weights", True)
     if (start.lower() if isinstance(start, str) else start) not in PLAIN_STARTS:
         raise UserError(
@@ -146,7 +148,9 @@ def _add_module(
     added = parts.pop("lora_B.bias", None)
     if a is None or b is None or parts or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         shapes = [list(tensor.shape) for tensor in (a, b) if tensor]
-        raise UserError(f"{folder}: {module!r} has no matching pair of lora_A and lora_B (shapes {shapes}, also {list(parts)})")
+        raise UserError(
+            f"{folder}: {module!r} has no matching pair of lora_A and lora_B (shapes {shapes}, also {list(parts)})"
+        )
     if config.get("use_dora") and magnitude is None:
         raise UserError(f"{folder}: use_dora is on and {module!r} has no lora_magnitude_vector")
     scaling = scaling_of(config, module, a.shape[0], folder)
@@ -163,7 +167,9 @@ def scaling_of(config: dict[str, Any], module: str, rank: int, folder: Path) -> 
     """
     expected = _by_pattern(config.get("rank_pattern") or {}, module, config.get("r", rank))
     if expected != rank:
-        raise UserError(f"{folder}: {module!r} has rank {rank} and its config says {expected}", "The adapter is broken.")
+        raise UserError(
+            f"{folder}: {module!r} has rank {rank} and its config says {expected}", "The adapter is broken."
+        )
     alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", rank))
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 

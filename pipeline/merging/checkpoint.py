@@ -71,7 +71,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(folder):
         tensors.update({tensor.name: tensor for tensor in read_header(file)})
-    rounded = next((t for t in tensors.values() if t.dtype.startswith("F8") or t.name.endswith((".qweight", ".SCB"))), None)
+    rounded = next(
+        (t for t in tensors.values() if t.dtype.startswith("F8") or t.name.endswith((".qweight", ".SCB"))), None
+    )
     if rounded:
         raise UserError(
             f"{rounded.file}: tensor {rounded.name!r} is {rounded.dtype}, so the base is quantised",
@@ -94,7 +96,9 @@ def _weight_files(folder: Path) -> list[Path]:
     if len(files) == 1:
         return files
     if files:
-        raise UserError(f"{folder} has {len(files)} safetensors files and no {INDEX_NAME}", "Fetch the checkpoint again.")
+        raise UserError(
+            f"{folder} has {len(files)} safetensors files and no {INDEX_NAME}", "Fetch the checkpoint again."
+        )
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{folder} holds an adapter, not a checkpoint", "Name the model that it was trained on.")
     others = sorted(file.name for pattern in ("*.bin", "*.gguf", "*.pt") for file in folder.glob(pattern))

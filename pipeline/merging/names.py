@@ -95,7 +95,8 @@ def find_tie(checkpoint: Checkpoint) -> Tie | None:
     if not is_tied(checkpoint):
         return None
     embeddings = [name for name in checkpoint.tensors if name.endswith(EMBEDDING_ENDINGS) and "visual" not in name]
-    if len(embeddings) == 1 and embeddings[0] == "model.embed_tokens.weight":
+    architecture = str((checkpoint.config.get("architectures") or [""])[0])
+    if embeddings == ["model.embed_tokens.weight"] and architecture.endswith("ForCausalLM"):
         return Tie("lm_head.weight", embeddings[0])
     model = skeleton(checkpoint.folder)
     keys = getattr(model, "_tied_weights_keys", None) or {}

@@ -22,4 +22,6 @@ class MergeSettings(StageSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="Of the weights written; auto keeps each tensor as the base has it."
     )
-    max_shard_gib: float = Field(default=4.0, gt=0, description="Largest safetensors file, unless one tensor is larger.")
+    max_shard_gib: float = Field(
+        default=4.0, gt=0, description="Largest safetensors file, unless one tensor is larger."
+    )

@@ -1,0 +1,88 @@
+"""One safetensors file of a merged model, written tensor by tensor at its final offset.
+
+What the adapter does not touch is copied from file to file by the kernel; the process never holds a shard.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import Trouble
+from pipeline.merging.checkpoint import INDEX_NAME
+from pipeline.merging.formula import as_bytes, merged_blocks, write_rows
+from pipeline.merging.plan import MergedFile, MergedTensor, MergePlan
+
+COPY_BYTES = 64 << 20
+
+
+def write_file(file: MergedFile, path: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Write one file of the plan at `path`. `check` runs before each tensor and may raise to stop."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in file.tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.bytes]
+        }  # fmt: skip
+        offset += tensor.bytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.flush()
+        position = 8 + len(text)
+        for tensor in file.tensors:
+            check()
+            _write_tensor(stream.fileno(), position, tensor)
+            position += tensor.bytes
+
+
+def _write_tensor(descriptor: int, offset: int, tensor: MergedTensor) -> None:
+    change = tensor.change
+    plain = change is None or (change.replacement is None and change.low_rank is None and change.added is None)
+    if plain and tensor.dtype == tensor.base.dtype:
+        _copy(tensor, descriptor, offset)
+    else:
+        position = offset
+        for block in merged_blocks(tensor):
+            position += _write_all(descriptor, as_bytes(block), position)
+    if change is not None and change.rows is not None:
+        write_rows(descriptor, offset, tensor)
+
+
+def _copy(tensor: MergedTensor, descriptor: int, offset: int) -> None:
+    """Copy the base's bytes. Falls back to a loop where the file systems cannot copy between each other."""
+    with tensor.base.file.open("rb", buffering=0) as source:
+        done = 0
+        while done < tensor.bytes:
+            size = min(COPY_BYTES, tensor.bytes - done)
+            try:
+                count = os.copy_file_range(source.fileno(), descriptor, size, tensor.base.start + done, offset + done)
+            except OSError:
+                count = _write_all(
+                    descriptor, memoryview(os.pread(source.fileno(), size, tensor.base.start + done)), offset + done
+                )
+            if not count:
+                raise Trouble(f"{tensor.base.file} ended inside {tensor.name!r}", "It changed while it was read.")
+            done += count
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> int:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done:], offset + done)
+    return done
+
+
+def write_index(plan: MergePlan, folder: Path) -> Path | None:
+    """Write `model.safetensors.index.json` for a result of several files; None for a single one."""
+    if len(plan.files) == 1:
+        return None
+    weight_map = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
+    index = {
+        "metadata": {"total_size": sum(file.bytes for file in plan.files)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    path = folder / INDEX_NAME
+    path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
