@@ -41,6 +41,9 @@ class StageSettings(Closed):
     after: Annotated[list[str], operational] = Field(
         default=[], description="Stages that must be done first although no data comes from them."
     )
+    expected_rows: Annotated[int | None, operational] = Field(
+        default=None, ge=1, description="How many rows `plan` reckons with until the stage has run."
+    )
     rerun: int = Field(default=0, ge=0, description="Raise to compute the stage again on purpose.")
 
     def refusals(self, measurements: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from pipeline.engine.settings import ServeSettings
 from pipeline.merging.settings import MergeSettings
-from pipeline.scoring.settings import EvaluateSettings, PromoteSettings
 from pipeline.teacher.settings import AugmentSettings, ValidateSettings
 from pipeline.text.settings import PrepareSettings
 from pipeline.training.settings import TrainSettings
@@ -17,8 +16,6 @@ AnySettings = (
     | ValidateSettings
     | TrainSettings
     | MergeSettings
-    | EvaluateSettings
-    | PromoteSettings
     | ServeSettings
 )
 Settings = Annotated[AnySettings, Field(discriminator="kind")]

@@ -52,6 +52,7 @@ class TrainSettings(StageSettings):
 
     CONTRACT: ClassVar[int] = 1
     OUTPUTS: ClassVar[dict[str, OutputType]] = {"adapter": "adapter", "rejects": "rejects"}
+    COMPUTES: ClassVar[bool] = True
 
     kind: Literal["train"] = "train"
     base: ModelReference
