@@ -4,12 +4,11 @@ Text models load as causal models; vision-language models are trained on text wi
 adapters. Nothing is ever loaded from a checkpoint's own code.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from pipeline.errors import UserError
 from pipeline.training.settings import ALL_LINEAR
@@ -46,7 +45,7 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(
             f"{folder} holds no config.json (found: {found})", "base must name a Hugging Face checkpoint, not an adapter."
         )
-    return architecture_of(orjson.loads(path.read_bytes()), str(folder))
+    return architecture_of(json.loads(path.read_bytes()), str(folder))
 
 
 def architecture_of(config: dict[str, Any], place: str) -> Architecture:

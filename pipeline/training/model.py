@@ -104,11 +104,23 @@ def trainable_to_float32(model: nn.Module) -> int:
     return count
 
 
+def leave_casting_to_autocast(model: nn.Module) -> None:
+    """Keep PEFT from turning each layer's input into the adapter's float32 only for autocast to turn it back.
+
+    DoRA keeps PEFT's own way: it also multiplies with the base weight outside of a linear layer.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not any(module.use_dora.values()):
+            module.cast_input_dtype_enabled = False
+
+
 def compile_decoder_layers(model: nn.Module) -> int:
     """`torch.compile` each decoder layer in place, so that one compilation serves all of them; how many there are."""
     compiled = 0
     for _, module in model.named_modules():
-        if type(module).__name__.endswith("DecoderLayer") or "TextDecoderLayer" in type(module).__name__:
+        if type(module).__name__.endswith("DecoderLayer"):
             module.compile(dynamic=None)
             compiled += 1
     if not compiled:

@@ -20,7 +20,7 @@ from trl import SFTConfig, SFTTrainer
 from pipeline.errors import UserError
 from pipeline.training.collator import CausalCollator
 from pipeline.training.hardware import Precision
-from pipeline.training.model import trainable_to_float32
+from pipeline.training.model import leave_casting_to_autocast, trainable_to_float32
 from pipeline.training.settings import TrainSettings, accumulation_for
 
 LOG = logging.getLogger(__name__)
@@ -206,6 +206,8 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(CadenceCallback(cadence, trainer))
     LOG.info("%s trainable parameters", f"{trainable_to_float32(trainer.model):,}")
+    if arguments.bf16 or arguments.fp16:
+        leave_casting_to_autocast(trainer.model)
     return trainer
 
 

@@ -1,0 +1,318 @@
+"""Speed and memory of the training path on full-size shapes with random weights: no checkpoint, no store.
+
+    python benchmarks/train.py --case phase1|phase2|multiturn|all [--steps 4] [--compile] [--no-recompute]
+
+Each case holds the user's own settings. The model is built on the GPU itself, adapters, collator and trainer are the
+project's own, and every sequence is full of random tokens that all carry loss. The first optimizer step is left out of
+the timing. `--tiny` runs the same code with tiny shapes, on a CPU too. Needs torch, transformers, peft, accelerate, trl,
+datasets, pydantic; bitsandbytes for `multiturn`.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import nn
+
+from pipeline.training.architecture import architecture_of
+from pipeline.training.data import open_dataset, write_dataset
+from pipeline.training.hardware import DTYPES, choose_attention, choose_precision, device_name
+from pipeline.training.masks import Encoded
+from pipeline.training.model import compile_decoder_layers, lora_config
+from pipeline.training.settings import TrainSettings
+from pipeline.training.shapes import QWEN3_VL_8B, QWEN25_14B
+from pipeline.training.trainer import Cadence, build_trainer, sft_arguments
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the user trains: rows, epochs, and the hours of the user's own earlier runs."""
+
+    name: str
+    rows: int
+    epochs: int
+    tokens_per_row: int
+    user_hours: str
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.epochs * self.tokens_per_row
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the user's trainings: shape, settings and the work that hours are computed for."""
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    work: tuple[Work, ...]
+
+
+# 1.4 GB in 681,000 rows: about 2,050 bytes a row, some 600 Hangul characters, 0.7 tokens each with Qwen's tokenizer.
+# Rows with a teacher's reasoning are taken as twice that.
+PLAIN, REASONED = 450, 900
+CASES = {
+    "phase1": Case(
+        QWEN3_VL_8B,
+        {
+            "max_length": 4096,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 4,
+            "learning_rate": 2e-5,
+            "lora": {"r": 16, "lora_alpha": 32},
+        },
+        (Work("256,000 rows, 2 epochs", 256_000, 2, PLAIN, "4-6"),),
+    ),
+    "phase2": Case(
+        QWEN3_VL_8B,
+        {
+            "max_length": 8192,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 8,
+            "learning_rate": 1e-5,
+            "lora": {"r": 32, "lora_alpha": 64},
+        },
+        (
+            Work("28,257 rows (5 %), 3 epochs", 28_257, 3, REASONED, "2-3"),
+            Work("565,140 rows (100 %), 3 epochs", 565_140, 3, REASONED, "20-30"),
+        ),
+    ),
+    "multiturn": Case(
+        QWEN25_14B,
+        {
+            "max_length": 4096,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 4,
+            "learning_rate": 2e-4,
+            "quantization": "8bit",
+            "lora": {"r": 64, "lora_alpha": 128, "lora_dropout": 0.05},
+        },
+        (Work("681,000 rows, 3 epochs", 681_000, 3, PLAIN, "12-18"),),
+    ),
+}
+
+
+class Stopwatch:
+    """Seconds of each optimizer step, the GPU's queue emptied before the clock is read."""
+
+    def __init__(self) -> None:
+        self.times = [time.perf_counter()]
+
+    def step(self, _done: int, _total: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        return [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)]
+
+
+def tiny(config: dict[str, Any]) -> dict[str, Any]:
+    """The same architecture with two layers of hidden size 128."""
+    small = {
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+    }
+    if "text_config" not in config:
+        return {**config, **small}
+    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128}
+    return {
+        **config,
+        "text_config": {**config["text_config"], **small},
+        "vision_config": {**config["vision_config"], **vision, "deepstack_visual_indexes": [0]},
+    }
+
+
+def random_model(config: dict[str, Any], dtype: torch.dtype, attention: str, device: str) -> Any:
+    """A model of that shape with random weights, made on the device."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    architecture = architecture_of(config, "benchmark")
+    auto = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
+    keys = {name: value for name, value in config.items() if name != "model_type"}
+    shape = AutoConfig.for_model(config["model_type"], **keys)
+    with torch.device(device):
+        return auto.from_config(shape, dtype=dtype, attn_implementation=attention)
+
+
+def quantise_8bit(model: nn.Module, device: str) -> None:
+    """Turn every linear layer but lm_head into bitsandbytes' 8-bit layer in place, one after another."""
+    import bitsandbytes as bnb
+
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.Linear) or name.endswith("lm_head"):
+            continue
+        bias = module.bias is not None
+        quantised = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias, has_fp16_weights=False)
+        weight = module.weight.data.to("cpu", torch.float16)
+        quantised.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        if module.bias is not None:
+            quantised.bias = nn.Parameter(module.bias.data, requires_grad=False)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, quantised.to(device))
+    model.is_loaded_in_8bit = True  # type: ignore[assignment]
+
+
+def random_rows(folder: Path, count: int, length: int, vocabulary: int) -> Any:
+    """`count` sequences of `length` random tokens, each token a label."""
+    generator = torch.Generator().manual_seed(0)
+    rows = (torch.randint(0, vocabulary, (length,), generator=generator).tolist() for _ in range(count))
+    return open_dataset(write_dataset(folder / "rows.arrow", (Encoded(ids, ids) for ids in rows)))
+
+
+def stand_in_tokenizer(vocabulary: int) -> Any:
+    """A word-level tokenizer of numbers: the trainer saves one with each checkpoint and asks for its padding."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {str(number): number for number in range(min(vocabulary, 256))}
+    backend = Tokenizer(models.WordLevel(words, unk_token="0"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="0", eos_token="1")
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a few optimizer steps of one case; tokens a second, seconds a step, peak GiB, first and last loss."""
+    case = CASES[name]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    capability = torch.cuda.get_device_capability() if device == "cuda" else None
+    precision = choose_precision("auto", device=device, capability=capability)
+    attention = choose_attention(arguments.attention)
+    values = {**case.settings, "gradient_checkpointing": not arguments.no_recompute, "max_steps": arguments.steps}
+    if arguments.batch:
+        total = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+        values.update(per_device_train_batch_size=arguments.batch, gradient_accumulation_steps=total // arguments.batch)
+    if arguments.tiny:
+        values["max_length"] = 64
+    settings = TrainSettings(base="random/weights", data="random", logging_steps=1, report_to=[], **values)
+    config = tiny(case.config) if arguments.tiny else case.config
+    started = time.perf_counter()
+    model = random_model(config, DTYPES[precision], attention, device)
+    if settings.quantization == "8bit":
+        quantise_8bit(model, device)
+    built = time.perf_counter() - started
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    losses: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        measured = _train(model, settings, config, precision, Path(folder), arguments, losses)
+    tokens = settings.total_batch * settings.max_length
+    steady = measured[1:] or measured
+    speed = tokens * len(steady) / sum(steady)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+    reserved = torch.cuda.max_memory_reserved() / 2**30 if device == "cuda" else float("nan")
+    return {
+        "case": name,
+        "precision": precision,
+        "attention": attention,
+        "batch": settings.per_device_train_batch_size,
+        "accumulation": settings.gradient_accumulation_steps,
+        "tokens_per_second": speed,
+        "first_step_seconds": measured[0],
+        "step_seconds": sum(steady) / len(steady),
+        "peak_gib": peak,
+        "reserved_gib": reserved,
+        "build_seconds": built,
+        "losses": losses,
+    }
+
+
+def _train(
+    model: Any,
+    settings: TrainSettings,
+    config: dict[str, Any],
+    precision: Any,
+    folder: Path,
+    arguments: argparse.Namespace,
+    losses: list[float],
+) -> list[float]:
+    """Seconds of each optimizer step."""
+    vocabulary = config.get("text_config", config)["vocab_size"]
+    dataset = random_rows(folder, settings.total_batch * arguments.steps, settings.max_length, vocabulary)
+    architecture = architecture_of(config, "benchmark")
+    if arguments.compile:
+        compile_decoder_layers(model)
+    watch = Stopwatch()
+    cadence = Cadence(on_step=watch.step, on_log=lambda _, logs: losses.extend([logs["loss"]] if "loss" in logs else []))
+    trainer = build_trainer(
+        model,
+        stand_in_tokenizer(vocabulary),
+        sft_arguments(settings, folder / "out", precision, 1),
+        lora_config(model, architecture, settings.lora),
+        dataset,
+        None,
+        cadence=cadence,
+    )
+    watch.times = [time.perf_counter()]
+    trainer.train()
+    return watch.seconds()
+
+
+def report(results: list[dict[str, Any]]) -> str:
+    """A Markdown table of what was measured, and the hours that follow for the user's rows."""
+    lines = [
+        f"{device_name()}, torch {torch.__version__}",
+        "",
+        "| case | batch x accumulation | attention | tokens/s | s/step | first step s | peak GiB | reserved GiB | loss |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in results:
+        losses = f"{one['losses'][0]:.3f} -> {one['losses'][-1]:.3f}" if one["losses"] else "-"
+        lines.append(
+            f"| {one['case']} | {one['batch']} x {one['accumulation']} | {one['attention']} {one['precision']} "
+            f"| {one['tokens_per_second']:,.0f} | {one['step_seconds']:.2f} | {one['first_step_seconds']:.1f} "
+            f"| {one['peak_gib']:.1f} | {one['reserved_gib']:.1f} | {losses} |"
+        )
+    lines += ["", "| case | work | tokens a row | tokens | hours | the user's hours |", "| --- | --- | --- | --- | --- | --- |"]
+    for one in results:
+        for work in CASES[one["case"]].work:
+            hours = work.tokens / one["tokens_per_second"] / 3600
+            lines.append(
+                f"| {one['case']} | {work.name} | {work.tokens_per_row} (assumed) | {work.tokens / 1e6:,.0f} M "
+                f"| {hours:.1f} | {work.user_hours} |"
+            )
+    lines.append("\nHours hold for packed sequences: tokens / (tokens/s), no padding.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the flags, run the cases one after another and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps, the first not timed")
+    parser.add_argument("--batch", type=int, help="rows of a micro-batch; the total batch stays")
+    parser.add_argument("--attention", default="auto")
+    parser.add_argument("--compile", action="store_true", help="compile each decoder layer")
+    parser.add_argument("--no-recompute", action="store_true", help="keep activations (needs memory)")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the code on a CPU")
+    arguments = parser.parse_args()
+    results = []
+    for name in CASES if arguments.case == "all" else [arguments.case]:
+        results.append(measure(name, arguments))
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(results[-1], flush=True)
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
