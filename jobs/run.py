@@ -80,6 +80,7 @@ def pinned(
 ) -> "RunLock":
     """The lock that this recipe means now. A narrowed run inherits identities from the recipe's newest run."""
     from pipeline.errors import UserError
+    from pipeline.recipe.references import is_hub_id
     from pipeline.store.runs import external_references, find_run, resolve, run_ids
 
     keep = None
@@ -91,9 +92,11 @@ def pinned(
         except UserError:
             keep = None
     if fetch:
-        from jobs.fetch import fetch_missing
+        from pipeline.store.hub import ensure_model
 
-        fetch_missing(store, external_references(recipe))
+        for reference in external_references(recipe).values():
+            if is_hub_id(reference):
+                ensure_model(store, reference)
     return resolve(store, recipe, assignments(inputs, "--input"), keep, profile, profiles_file)
 
 

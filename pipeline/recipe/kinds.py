@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pipeline.engine.settings import ServeSettings
 from pipeline.merging.settings import MergeSettings
+from pipeline.scoring.settings import EvaluateSettings, PromoteSettings
 from pipeline.teacher.settings import AugmentSettings, ValidateSettings
 from pipeline.text.settings import PrepareSettings
 from pipeline.training.settings import TrainSettings
@@ -16,6 +17,8 @@ AnySettings = (
     | ValidateSettings
     | TrainSettings
     | MergeSettings
+    | EvaluateSettings
+    | PromoteSettings
     | ServeSettings
 )
 Settings = Annotated[AnySettings, Field(discriminator="kind")]

@@ -197,7 +197,8 @@ def _sentence(document: Document, detail: Any) -> str:
         return f"{where}: required key {missing!r} is missing"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         given = value.get("kind") if isinstance(value, dict) else value
-        return f"{where}: kind {given!r} is not a kind of stage; {nearest(str(given), list(kinds.KINDS))}"
+        where = f"{document.place((*path, 'kind'))}: {'.'.join((*path, 'kind'))}"
+        return f"{where}: {given!r} is not a kind of stage; {nearest(str(given), list(kinds.KINDS))}"
     shown = "" if isinstance(value, (dict, list)) else f", got {value!r}"
     return f"{where}: {message.removeprefix('Value error, ')}{shown}"
 

@@ -20,6 +20,7 @@ from pipeline.recipe.load import Document, validated
 from pipeline.recipe.profiles import Execution, execution, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.store.commit import StageDirectory, dumped
+from pipeline.store.hub import resolve_model
 from pipeline.store.inputs import Source, look_at, source_from
 from pipeline.store.objects import Store
 
@@ -108,8 +109,6 @@ def resolve(
         if key in inputs or key in hub_models:
             continue
         if is_hub_id(reference):
-            from pipeline.store.hub import resolve_model
-
             hub_models[key] = resolve_model(store, reference).revision
         elif isinstance(reference, InputReference):
             url = (overrides or {}).get(reference.input) or recipe.inputs[reference.input].url

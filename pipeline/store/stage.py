@@ -19,6 +19,7 @@ from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store import runs
 from pipeline.store.cache import staged, staged_source
 from pipeline.store.commit import Manifest, StageDirectory
+from pipeline.store.hub import resolve_model
 from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter, Progress
@@ -119,8 +120,6 @@ class Stage:
         if isinstance(reference, StageReference):
             return staged(self.store, self.parts(reference))
         if is_hub_id(reference):
-            from pipeline.store.hub import resolve_model
-
             revision = self.lock.hub_models[reference]
             return staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
         return staged_source(self.source(reference))
