@@ -4,6 +4,7 @@ Identity: a local file's size and sha256, an object's size and ETag (or version)
 that the same data has the same identity on a laptop, in docker and under Helm.
 """
 
+import builtins
 import fnmatch
 import hashlib
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ class SourceFile:
     bytes: int
     tag: str
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> "IO[builtins.bytes]":
         """The raw bytes as a stream (still compressed when the file is)."""
         filesystem, path = _filesystem(self.url)
-        return retried(f"cannot open {self.url}", lambda: filesystem.open(path, "rb"))  # type: ignore[no-any-return]
+        return retried(f"cannot open {self.url}", lambda: filesystem.open(path, "rb"))
 
-    def read_range(self, start: int, end: int) -> bytes:
+    def read_range(self, start: int, end: int) -> builtins.bytes:
         """Bytes `start` to `end` (exclusive)."""
         filesystem, path = _filesystem(self.url)
         return retried(f"cannot read {self.url}", lambda: bytes(filesystem.cat_file(path, start=start, end=end)))

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from pipeline.recipe.fields import Closed
 
-# Radicals (NFKC turns them into ideographs), extension A, unified and compatibility ideographs, planes 2 and 3.
-HAN = "\u2e80-\u2fdf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+# Extension A, unified and compatibility ideographs, planes 2 and 3; `examine` scans for their first bytes in UTF-8.
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HANGUL = "\uac00-\ud7a3"
 _ANY_HAN = re.compile(f"[{HAN}]")
 _HAN_RUN = re.compile(f"[{HAN}]+")

@@ -36,7 +36,7 @@ class SystemPrompt(Closed):
     @model_validator(mode="after")
     def _text_fits_mode(self) -> "SystemPrompt":
         if self.mode == "keep" and self.text is not None:
-            raise ValueError("system_prompt.text has no effect with mode: keep; leave it out, or use mode: add or replace")
+            raise ValueError("system_prompt.text has no effect with mode keep; leave it out, or use add or replace")
         if self.mode != "keep" and (self.text is None or not self.text.strip()):
             raise ValueError(f"system_prompt.mode {self.mode!r} needs system_prompt.text")
         return self
@@ -99,7 +99,7 @@ class PrepareSettings(StageSettings):
     )
     heldout: Heldout | None = None
     exclude_overlap_with: list[RowsReference] = Field(
-        default=[], description="Rows that hold a prompt of these sets, compared after NFKC and in one spacing, are rejected."
+        default=[], description="Rows that hold a prompt of these sets (NFKC, one spacing) are rejected."
     )
     max_row_bytes: int = Field(default=4_194_304, ge=64, le=1 << 30, description="A longer line is rejected unread.")
     max_chars: int | None = Field(default=None, ge=1, description="Longest row, in characters of all its turns.")

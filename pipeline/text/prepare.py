@@ -1,0 +1,118 @@
+"""The prepare stage: raw rows in, checked, deduplicated, split, sampled and sharded rows out, in two passes.
+
+Pass 1 judges every line and journals fixed-size records; all choices are made on the records; pass 2 reads the chosen
+lines again and commits shard by shard. The same bytes for any number of workers and any order of files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from pipeline.errors import Trouble
+from pipeline.store.inputs import SourceFile
+from pipeline.store.stage import Stage
+from pipeline.text.examine import Rules
+from pipeline.text.funnel import measure, totals
+from pipeline.text.inputs import input_files, preflight, rules_of
+from pipeline.text.limits import check_enough, check_source_names
+from pipeline.text.records import ScanUnit, Table, joined, scan_units, unpacked
+from pipeline.text.sampling import select
+from pipeline.text.scan import UNIT_BYTES, journal_key, scan_into
+from pipeline.text.settings import PrepareSettings
+from pipeline.text.workers import available_cores, in_processes
+from pipeline.text.write import WriteUnit, Writing, save_lines, write_unit, write_units
+
+__all__ = ["preflight", "run"]
+
+_SMALL_BYTES = 1 << 24  # below this, starting processes costs more than they save
+
+
+def run(stage: Stage) -> None:
+    """Do the stage, or what of it is not done. UserError when too few rows pass; nothing is committed then."""
+    directory = stage.directory
+    if directory.manifest() is not None:
+        return
+    plan = _standing_plan(stage)
+    if plan is None or set(plan["units"]) - directory.done_names():
+        plan = _work(stage)
+    directory.commit_manifest(plan["units"], plan["measurements"])
+
+
+def _standing_plan(stage: Stage) -> dict[str, Any] | None:
+    try:
+        return orjson.loads(stage.store.read(stage.directory.key("plan.json")))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+
+
+def _work(stage: Stage) -> dict[str, Any]:
+    """Both passes; gives the plan whose units are now all committed."""
+    settings: PrepareSettings = stage.settings
+    files = input_files(stage)
+    rules = rules_of(stage)
+    table = _scanned(stage, [entry.file for entry in files], rules)
+    check_source_names(stage.name, settings, table)
+    selection = select(table, settings)
+    measured = measure(table, selection)
+    check_enough(stage.name, settings, selection, measured)
+    sizes = (len(selection.rows), len(selection.heldout), len(selection.rejects))
+    units = write_units(*sizes, settings.shard_rows)
+    names = [unit.name for unit in units]
+    plan = stage.directory.plan(lambda: {"units": names, "measurements": measured, "seed": settings.seed})
+    if plan["units"] != names:
+        raise Trouble(f"{stage.directory.prefix}: the plan has {len(plan['units'])} units, not {len(names)}")
+    lines = stage.scratch() / "lines.npy"
+    save_lines(lines, table, selection)
+    plain_rules = Rules(**{**vars(rules), "overlap": frozenset()})
+    writing = Writing(
+        stage.directory, tuple(files), tuple(table.sources), plain_rules, settings, lines, shared=stage.of > 1
+    )
+    _write(stage, writing, units, totals(measured))
+    return plan
+
+
+def _scanned(stage: Stage, files: list[SourceFile], rules: Rules) -> Table:
+    """Pass 1, or what of it the journal lacks."""
+    directory, store = stage.directory, stage.store
+    units = scan_units(files, UNIT_BYTES)
+    journaled = {entry.key for entry in store.list(directory.key("journal"))}
+    left = _rotated([unit for unit in units if journal_key(directory, unit) not in journaled], stage)
+    lines = 0
+    context = (directory, files, rules)
+    for count in in_processes(_scan_task, context, left, _workers(stage, files), stage.stop):
+        lines += count
+        stage.progress.update(done=lines, phase="scan")
+    scanned = [unpacked(store.read(journal_key(directory, unit))) for unit in units]
+    return joined(units, scanned)
+
+
+def _scan_task(context: tuple[Any, list[SourceFile], Rules], unit: ScanUnit) -> int:
+    directory, files, rules = context
+    return scan_into(directory, files, unit, rules)
+
+
+def _write(stage: Stage, writing: Writing, units: list[WriteUnit], counts: dict[str, int]) -> None:
+    """Pass 2, or what of it is not committed."""
+    done = stage.directory.done_names()
+    total = sum(unit.stop - unit.start for unit in units)
+    written = sum(unit.stop - unit.start for unit in units if unit.name in done)
+    left = _rotated([unit for unit in units if unit.name not in done], stage)
+    stage.progress.update(done=written, total=total, counts=counts, phase="write")
+    workers = _workers(stage, [entry.file for entry in writing.files])
+    for count in in_processes(write_unit, writing, left, workers, stage.stop):
+        written += count
+        stage.progress.update(done=written, total=total, counts=counts, phase="write")
+
+
+def _rotated(units: list[Any], stage: Stage) -> list[Any]:
+    """This worker's order: all units, beginning at its share, so that several workers meet late."""
+    start = len(units) * stage.index // max(1, stage.of)
+    return units[start:] + units[:start]
+
+
+def _workers(stage: Stage, files: Sequence[SourceFile]) -> int:
+    settings: PrepareSettings = stage.settings
+    if settings.workers is not None:
+        return settings.workers
+    return available_cores() if sum(file.bytes for file in files) >= _SMALL_BYTES else 1
