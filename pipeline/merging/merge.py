@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline.merging.adapter import Adapter, open_adapter
 from pipeline.merging.carry import carry_along
 from pipeline.merging.checkpoint import Checkpoint, open_checkpoint
+from pipeline.merging.identity import check_recorded_base
 from pipeline.merging.plan import MergePlan, check_architecture, plan_merge
 from pipeline.merging.write import write_file, write_index
 
@@ -14,6 +15,7 @@ def prepare_merge(
 ) -> tuple[Checkpoint, Adapter, MergePlan]:
     """Open both folders and plan the merge from their headers. Raises UserError before anything is written."""
     checkpoint, trained = open_checkpoint(base), open_adapter(adapter)
+    check_recorded_base(checkpoint, adapter)
     check_architecture(checkpoint, trained)
     return checkpoint, trained, plan_merge(checkpoint, trained, dtype, int(max_shard_gib * (1 << 30)))
 

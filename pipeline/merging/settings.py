@@ -1,10 +1,10 @@
 """What a recipe says about merging an adapter into its base. Torch-free: the command line and the chart read it."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.fields import OutputType, StageSettings
+from pipeline.recipe.fields import OutputType, StageSettings, operational
 from pipeline.recipe.references import AdapterReference, ModelReference
 
 
@@ -24,4 +24,7 @@ class MergeSettings(StageSettings):
     )
     max_shard_gib: float = Field(
         default=4.0, gt=0, description="Largest safetensors file, unless one tensor is larger."
+    )
+    concurrency: Annotated[int, operational] = Field(
+        default=4, ge=1, description="Weights merged at once; each adapted one takes its size in float32."
     )

@@ -53,7 +53,8 @@ class JudgeSettings(Closed):
             value.format(question="", answer="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"the judge's prompt cannot be filled in ({error}): write {{question}} and {{answer}}, and double other braces"
+                f"the judge's prompt cannot be filled in ({error}): write {{question}} and {{answer}}, "
+                "and double all other braces"
             ) from error
         if "{answer}" not in value:
             raise ValueError("the judge's prompt has no {answer}: the judge would not see what it marks")
