@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.servers.hub import HubServer, hub_server
 from tests.servers.s3 import S3Server, s3_server
 
 
@@ -60,3 +61,14 @@ def faulty_s3_store_url(s3: S3Server, faulty_s3: FaultyProxy) -> str:
     """An s3:// store whose answers fail at a rate of 5 %, seeded."""
     faulty_s3.rate = 0.05
     return f"s3://{s3.new_bucket()}/store"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of one's own, empty at first, with HF_ENDPOINT pointing at it and no token."""
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    with hub_server(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server

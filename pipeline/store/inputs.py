@@ -84,7 +84,7 @@ def look_at(url: str, name: str) -> Source:
     files = [
         SourceFile(_relative(item, base), _url(url, item), int(info["size"] or 0), _tag(url, item, info))
         for item, info in sorted(found.items())
-        if info["type"] == "file" and not item.rsplit("/", 1)[-1].startswith(".")
+        if info["type"] == "file" and not item.rsplit("/", 1)[-1].startswith((".", "_MANIFEST.json"))
     ]
     if not files:
         raise UserError(f"input {name!r}: nothing at {url}", "Put the files there, or override it: --input NAME=URL")

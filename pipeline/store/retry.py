@@ -14,7 +14,7 @@ from pipeline.errors import HanforgeError, Trouble
 T = TypeVar("T")
 
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-PASSING_MODULES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "urllib3", "asyncio", "http")
+PASSING_MODULES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "urllib3", "asyncio", "http", "httpx", "httpx2")
 
 
 def patience_seconds() -> float:

@@ -115,7 +115,10 @@ class FaultyProxy:
         await writer.drain()
         answer = await reader.read(-1)
         writer.close()
-        return answer
+        head, end, body = answer.partition(b"\r\n\r\n")
+        if b"\r\nconnection: close" not in head.lower():
+            head += b"\r\nConnection: close"  # or the client would send its next request into a closed connection
+        return head + end + body
 
 
 async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:

@@ -1,0 +1,244 @@
+"""Mirrors Hub models and data sets into the store at a pinned commit, and finds them there again.
+
+`models/<id>/<commit>/` and `datasets/<id>/<commit>/` hold the files, each checked against the Hub's checksum on its way
+in, so a file that is there is whole; `_MANIFEST.json`, create-only, comes last and makes the mirror count. A fetch that
+died goes on with the files that are missing.
+"""
+
+import fnmatch
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import orjson
+
+from pipeline.errors import Trouble, UserError
+from pipeline.recipe.known_models import check_model_id
+from pipeline.store.commit import dumped
+from pipeline.store.hub_client import HubFile, HubRevision, RepositoryKind, download, hub_endpoint, look_up
+from pipeline.store.objects import Store
+from pipeline.store.shards import Part
+from pipeline.store.streams import WriteFailed, stream_to
+
+MANIFEST = "_MANIFEST.json"
+FOLDERS: dict[RepositoryKind, str] = {"model": "models", "dataset": "datasets"}
+WEIGHTS = ("*.safetensors",)
+OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "LICENSE*", "NOTICE*", "README.md")
+NOT_NEEDED = ("consolidated*", "*.fp16.*", "*.pth", "training_args.bin")
+OTHER_FORMATS = ("original", "onnx", "openvino", "coreml", "gguf", "metal", "mlx")
+
+Report = Callable[[int, int, str], None]  # bytes done, bytes in all, the file that just ended
+
+
+@dataclass(frozen=True)
+class MirroredModel:
+    """A model or data set in the store: `parts` are its files (named, with bytes and sha256), in name order."""
+
+    id: str
+    revision: str
+    parts: list[Part]
+    url: str
+    requested: str
+    licence: str | None
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its files."""
+        return sum(part.bytes for part in self.parts)
+
+
+def resolve_model(store: Store, model_id: str, revision: str | None = None) -> MirroredModel:
+    """The mirror of `organisation/name[@revision]`: a commit, its beginning, or the name it was fetched by.
+
+    Raises UserError (exit 2) for an id that cannot exist, when nothing is mirrored, and when several mirrors fit.
+    """
+    check_model_id(model_id)
+    return _resolve(store, "model", model_id, revision)
+
+
+def resolve_dataset(store: Store, dataset_id: str, revision: str | None = None) -> MirroredModel:
+    """The same for a mirrored data set; its `url` is what an input's `url` may be."""
+    return _resolve(store, "dataset", dataset_id, revision)
+
+
+def ensure_model(store: Store, reference: str, report: Report | None = None) -> MirroredModel:
+    """The mirror of a model, fetched now when the store has none."""
+    try:
+        return resolve_model(store, reference)
+    except NotMirrored:
+        return mirror(store, reference, report=report)
+
+
+class NotMirrored(UserError):
+    """The store has no mirror of it yet; the remedy is the command that fetches it."""
+
+
+def _resolve(store: Store, kind: RepositoryKind, reference: str, revision: str | None) -> MirroredModel:
+    repository, _, named = reference.partition("@")
+    wanted = revision or named or None
+    standing = mirrors(store, repository, kind)
+    fitting = [m for m in standing if wanted is None or m.requested == wanted or m.revision.startswith(wanted)]
+    exact = [m for m in fitting if m.revision == wanted]
+    if len(exact or fitting) == 1:
+        return (exact or fitting)[0]
+    if fitting:
+        names = ", ".join(m.revision[:12] for m in fitting)
+        raise UserError(
+            f"{repository} is mirrored at {len(fitting)} revisions: {names}",
+            f"Name one: {repository}@{fitting[0].revision[:12]}",
+        )
+    flags = (" --dataset" if kind == "dataset" else "") + (f" --revision {wanted}" if wanted else "")
+    found = f"; mirrored are {', '.join(m.revision[:12] for m in standing)}" if standing else ""
+    raise NotMirrored(
+        f"the {kind} {repository}{f'@{wanted}' if wanted else ''} is not mirrored in {store.url}{found}",
+        f"Fetch it first: hanforge fetch {repository}{flags} --store {store.url}",
+    )
+
+
+def mirrors(store: Store, repository: str, kind: RepositoryKind = "model") -> list[MirroredModel]:
+    """Every complete mirror of a repository, by commit."""
+    found = [_standing(store, kind, repository, commit) for commit in store.folders(f"{FOLDERS[kind]}/{repository}")]
+    return [mirrored for mirrored in found if mirrored is not None]
+
+
+def _standing(store: Store, kind: RepositoryKind, repository: str, commit: str) -> MirroredModel | None:
+    try:
+        raw = orjson.loads(store.read(f"{FOLDERS[kind]}/{repository}/{commit}/{MANIFEST}"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    parts = [Part(**part) for part in raw["files"]]
+    url = f"{store.url}/{FOLDERS[kind]}/{repository}/{commit}"
+    return MirroredModel(repository, commit, parts, url, raw["requested"], raw["licence"])
+
+
+def mirror(
+    store: Store, reference: str, kind: RepositoryKind = "model", revision: str | None = None,
+    concurrency: int = 4, report: Report | None = None,
+) -> MirroredModel:
+    """Copy a repository at one commit into the store; what is there already is not fetched again.
+
+    Memory: `concurrency` blocks of 32 MiB; no local disk. Raises UserError for what the user must mend, Trouble else.
+    """
+    repository, _, named = reference.partition("@")
+    if kind == "model":
+        check_model_id(repository)
+    wanted = revision or named or "main"
+    standing = _standing(store, kind, repository, wanted) if len(wanted) == 40 else None
+    if standing is not None:
+        return standing
+    found = look_up(repository, kind, wanted)
+    standing = _standing(store, kind, repository, found.commit)
+    if standing is not None:
+        return standing
+    files = chosen_files(found)
+    prefix = f"{FOLDERS[kind]}/{repository}/{found.commit}"
+    _check_room(store, sum(file.bytes for file in files))
+    parts = _copy(store, found, files, prefix, concurrency, report)
+    document = {
+        "kind": kind, "id": repository, "revision": found.commit, "requested": wanted, "licence": found.licence,
+        "endpoint": hub_endpoint(), "files": [part.plain() for part in parts], "fetched": time.time(),
+    }  # fmt: skip
+    store.create(f"{prefix}/{MANIFEST}", dumped(document))
+    done = _standing(store, kind, repository, found.commit)
+    if done is None:
+        raise Trouble(f"{prefix}: the manifest cannot be read back")
+    return done
+
+
+def chosen_files(revision: HubRevision) -> list[HubFile]:
+    """The files worth mirroring: all of a data set; of a model weights, configuration, tokenizer, template, licence.
+
+    safetensors before old .bin weights; no second copy of the weights in another format. UserError without weights.
+    """
+    for file in revision.files:
+        path = PurePosixPath(file.name)
+        if path.is_absolute() or ".." in path.parts or "\\" in file.name:
+            raise UserError(f"{revision.id} has a file named {file.name!r}", "A name that leaves its folder is refused")
+    if revision.kind == "dataset":
+        return [file for file in revision.files if not PurePosixPath(file.name).name.startswith(".git")]
+    files = [file for file in revision.files if not _unneeded(file.name)]
+    top = [file for file in files if "/" not in file.name]
+    weights = [file for file in top if _matches(file.name, WEIGHTS)] or [
+        file for file in top if _matches(file.name, OLD_WEIGHTS)
+    ]
+    if not weights:
+        names = ", ".join(file.name for file in revision.files[:6])
+        raise UserError(f"{revision.id} has no safetensors or .bin weights, only {names}", "Name another checkpoint")
+    small = [file for file in files if _matches(file.name, SMALL_FILES)]
+    return sorted({*weights, *small}, key=lambda file: file.name)
+
+
+def _unneeded(name: str) -> bool:
+    return PurePosixPath(name).parts[0] in OTHER_FORMATS or _matches(name, NOT_NEEDED)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(PurePosixPath(name).name, pattern) for pattern in patterns)
+
+
+def _check_room(store: Store, needed_bytes: int) -> None:
+    if not store.is_local:
+        return
+    folder = store._temporary(b"")
+    free = shutil.disk_usage(folder).free
+    folder.unlink()
+    if free < needed_bytes:
+        raise UserError(
+            f"{needed_bytes / 2**30:.1f} GiB do not fit {store.url}: {free / 2**30:.1f} GiB are free",
+            "Free disk space or use another --store",
+        )
+
+
+def _copy(
+    store: Store, found: HubRevision, files: list[HubFile], prefix: str, concurrency: int, report: Report | None
+) -> list[Part]:
+    """Copy the files that the store lacks, several at once, largest first; parts in name order."""
+    standing = {entry.key: entry.size for entry in store.list(prefix)}
+    total = sum(file.bytes for file in files)
+    done = 0
+    lock = threading.Lock()
+
+    def one(file: HubFile) -> Part:
+        nonlocal done
+        key = f"{prefix}/{file.name}"
+        sha256 = file.sha256 if standing.get(key) == file.bytes else None
+        part = Part(key, 0, file.bytes, sha256 or _copied(store, found, file, key), file.name)
+        with lock:
+            done += file.bytes
+            if report is not None:
+                report(done, total, file.name)
+        return part
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        parts = list(pool.map(one, sorted(files, key=lambda file: -file.bytes)))
+    return sorted(parts, key=lambda part: part.name)
+
+
+def _copied(store: Store, found: HubRevision, file: HubFile, key: str, tries: int = 3) -> str:
+    """Stream one file in and give its sha256; written again from its start when the store failed or bytes differ."""
+    trouble = ""
+    for _ in range(tries):
+        try:
+            with stream_to(store, key, file.bytes) as stream:
+                download(found.id, found.kind, found.commit, file, stream)
+                trouble = file.mismatch(stream) or ""
+                if trouble:
+                    raise WriteFailed(trouble)
+            return stream.sha256.hexdigest()
+        except WriteFailed as failure:
+            trouble = str(failure)
+    raise Trouble(f"cannot mirror {found.id}/{file.name}: {trouble}", f"{tries} tries ended so; run the fetch again")
+
+
+def described(mirrored: MirroredModel) -> dict[str, Any]:
+    """A mirror as JSON values, for `fetch --json`."""
+    return {
+        "id": mirrored.id, "revision": mirrored.revision, "url": mirrored.url, "licence": mirrored.licence,
+        "files": len(mirrored.parts), "bytes": mirrored.bytes,
+    }  # fmt: skip
