@@ -8,7 +8,8 @@ the connection opens, and neither logged nor stored.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ class Client:
         requests: Iterator[tuple[K, dict[str, Any]]],
         stop_requested: Callable[[], bool] = _never,
         drain_seconds: float = 5.0,
-    ) -> AsyncIterator[tuple[K, Answer | Failure]]:
+    ) -> AsyncGenerator[tuple[K, Answer | Failure], None]:
         """Outcomes of (key, body) pairs in the order in which they come, `concurrency` of them in flight.
 
         `requests` is read a little ahead, in a thread, so it may block on a store. Once `stop_requested()` no new
@@ -94,8 +95,8 @@ class Client:
         deadline: float | None = None
         try:
             while not (everything.done() and finished.empty()):
-                if everything.done() and everything.exception() is not None:
-                    break
+                if everything.done():
+                    everything.result()  # raises what ended the work early
                 if stop_requested():
                     deadline = deadline or time.monotonic() + drain_seconds
                     if time.monotonic() > deadline:
@@ -107,7 +108,7 @@ class Client:
                     yield taking.result()
                 else:
                     taking.cancel()
-            await everything  # raises what ended the work early
+            everything.result()
         finally:
             for task in tasks:
                 task.cancel()
@@ -257,3 +258,36 @@ async def _feed(
             await waiting.put(item)
     for _ in range(workers):
         await waiting.put(None)
+
+
+async def ticking(items: AsyncGenerator[K, None], seconds: float) -> AsyncIterator[K | None]:
+    """The same items, and None whenever none has come for `seconds`; closes `items` at the end."""
+    waiting: asyncio.Task[K] | None = None
+    async with aclosing(items):
+        try:
+            while True:
+                waiting = waiting or asyncio.create_task(_next(items))
+                if not (await asyncio.wait({waiting}, timeout=seconds))[0]:
+                    yield None
+                    continue
+                try:
+                    item = waiting.result()
+                except _NoMoreError:
+                    return
+                waiting = None
+                yield item
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+
+
+class _NoMoreError(Exception):
+    """StopAsyncIteration cannot leave a task."""
+
+
+async def _next(items: AsyncGenerator[K, None]) -> K:
+    try:
+        return await anext(items)
+    except StopAsyncIteration as error:
+        raise _NoMoreError from error

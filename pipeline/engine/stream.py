@@ -56,11 +56,9 @@ class ThinkSplitter:
         self._held += text
         out: list[Delta] = []
         while True:
-            tag = CLOSE if self.inside else OPEN
-            before, found, after = self._held.partition(tag)
-            if not found and self.inside and self._held.lstrip().startswith(OPEN):
-                self._held = self._held.lstrip().removeprefix(OPEN)  # the model repeats the prompt's opening tag
-                continue
+            if self.inside and self._held.lstrip().startswith(OPEN):  # the model repeats the prompt's opening tag
+                self._held = self._held.lstrip().removeprefix(OPEN)
+            before, found, after = self._held.partition(CLOSE if self.inside else OPEN)
             if found:
                 self._emit(out, before)
                 self._held, self.inside = after, not self.inside

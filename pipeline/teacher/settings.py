@@ -1,4 +1,4 @@
-"""Settings of augment and validate. What a row's bytes depend on is fingerprinted; pace, limits and printing are not."""
+"""Settings of augment and validate. What a row's bytes depend on is fingerprinted; pace and limits are not."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -73,7 +73,7 @@ class TeacherSettings(Closed):
     engine: EngineSettings = Field(default=EngineSettings(), description="The vLLM that the stage starts itself.")
     endpoint: Annotated[str | None, operational] = Field(
         default=None,
-        description="URL of an OpenAI-compatible endpoint, ending in /v1; null: the variable HANFORGE_TEACHER_ENDPOINT, "
+        description="An OpenAI-compatible endpoint, ending in /v1; null: the variable HANFORGE_TEACHER_ENDPOINT, "
         "else a vLLM of the stage's own.",
     )
     api_key_env: Annotated[str | None, operational] = Field(

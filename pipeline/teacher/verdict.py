@@ -1,4 +1,4 @@
-"""The gate over a validated set: limits (operational) against stored measurements, computed whenever somebody reads it."""
+"""The gate over a validated set: limits (operational) against stored measurements, computed whenever it is read."""
 
 from typing import Any
 

@@ -1,0 +1,115 @@
+"""The answer cache: `answers/<teacher>/<number>.jsonl.zst`, immutable segments of raw answers by request.
+
+The lowest segment that holds a request wins. Segments are numbered without a gap by create-only writes, so nobody can
+slip one below another that was already read. No request is paid for twice, save those in flight at a kill.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from hashlib import sha256
+from typing import Any
+
+import orjson
+import zstandard
+
+from pipeline.engine.protocol import Answer, Failure
+from pipeline.store.objects import Store
+
+READERS = 16
+
+
+def teacher_folder(name: str, identity: str) -> str:
+    """The folder of one teacher at one revision. Example: "answers/LGAI-EXAONE--EXAONE-4.0-1.2B-0f3c..." """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip("-.")[:80]
+    return f"answers/{slug}-{sha256(f'{name} {identity}'.encode()).hexdigest()[:16]}"
+
+
+class AnswerCache:
+    """Answers by key: `index` says which segment holds a key, answers themselves stay in the store.
+
+    Not safe for several threads at once: one caller at a time.
+    """
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self.store = store
+        self.folder = folder
+        self.pending: list[bytes] = []
+        self._index: dict[str, str] = {}  # key -> name of the lowest segment that holds it
+        self._pending_keys: set[str] = set()
+        self._loaded: set[str] = set()
+        self._number = 0
+        self._writer = uuid.uuid4().hex[:8]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index or key in self._pending_keys
+
+    def __len__(self) -> int:
+        return len(self._index) + len(self._pending_keys)
+
+    def refresh(self) -> None:
+        """Read the segments that have appeared since the last look."""
+        names = [entry.key.rsplit("/", 1)[-1] for entry in self.store.list(self.folder)]
+        new = sorted(name for name in names if name not in self._loaded)
+        with ThreadPoolExecutor(READERS) as pool:
+            for name, lines in zip(new, pool.map(self._lines, new), strict=True):
+                self._note(name, (orjson.loads(line)["key"] for line in lines))
+
+    def add(self, key: str, row: str, outcome: Answer | Failure) -> None:
+        """Keep an outcome until the next flush; `row` is the row's id, for people. An answer already kept stays."""
+        if key in self:
+            return
+        kind = "answer" if isinstance(outcome, Answer) else "failure"
+        self.pending.append(orjson.dumps({"key": key, "row": row, kind: asdict(outcome)}))
+        self._pending_keys.add(key)
+
+    def flush(self) -> None:
+        """Write what is pending as the next segment; Trouble leaves it pending."""
+        if not self.pending:
+            return
+        data = zstandard.ZstdCompressor(level=3).compress(b"\n".join(self.pending) + b"\n")
+        if not self.store.exclusive:
+            self.refresh()
+        while not self.store.create(self._key(name := self._next_name()), data):
+            self._note(name, (orjson.loads(line)["key"] for line in self._lines(name)))
+        self._note(name, self._pending_keys)
+        self.pending, self._pending_keys = [], set()
+
+    def fetch(self, keys: Iterable[str]) -> dict[str, Answer | Failure]:
+        """The outcomes of some keys, each from the lowest segment that holds it; unknown keys are left out."""
+        self.flush()
+        wanted: dict[str, set[str]] = {}
+        for key in keys:
+            if key in self._index:
+                wanted.setdefault(self._index[key], set()).add(key)
+        found: dict[str, Answer | Failure] = {}
+        with ThreadPoolExecutor(READERS) as pool:
+            names = sorted(wanted)
+            for name, lines in zip(names, pool.map(self._lines, names), strict=True):
+                for record in map(orjson.loads, lines):
+                    if record["key"] in wanted[name]:
+                        found.setdefault(record["key"], _outcome(record))
+        return found
+
+    def _note(self, name: str, keys: Iterable[str]) -> None:
+        self._loaded.add(name)
+        self._number = max(self._number, int(name[:8]))
+        for key in keys:
+            self._index[key] = min(self._index.get(key, name), name)
+
+    def _next_name(self) -> str:
+        """Without create-only writes two writers may take one number: the name then carries the writer's own mark."""
+        mark = "" if self.store.exclusive else f"-{self._writer}"
+        return f"{self._number + 1:08d}{mark}.jsonl.zst"
+
+    def _key(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    def _lines(self, name: str) -> list[bytes]:
+        return zstandard.ZstdDecompressor().decompress(self.store.read(self._key(name))).splitlines()
+
+
+def _outcome(record: dict[str, Any]) -> Answer | Failure:
+    return Answer(**record["answer"]) if "answer" in record else Failure(**record["failure"])

@@ -1,0 +1,129 @@
+"""Which requests a pass sends: those of its units that the cache lacks, each once, and which units are answered since.
+
+The requests are drawn in a thread while answers arrive in another, so what both touch is behind one lock.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from pipeline.teacher.answers import AnswerCache
+from pipeline.teacher.compose import failure_key, request_body, request_key
+from pipeline.teacher.reading import Piece, Row
+from pipeline.teacher.sample import unit_rows
+from pipeline.teacher.settings import AugmentSettings
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row's request by its names in the cache; both are empty for a row that asks nothing."""
+
+    row: str
+    key: str = ""
+    failure_key: str = ""
+
+
+@dataclass
+class Unit:
+    """A unit's rows and their questions; `open` counts requests that are not answered, `whole` says all are drawn."""
+
+    name: str
+    rows: list[Row]
+    questions: list[Question] = field(default_factory=list)
+    open: int = 0
+    answered: int = 0
+    whole: bool = False
+
+
+class Asking:
+    """Iterate to get (question, request body); call `answered` for each outcome; `ready` gives units to build."""
+
+    def __init__(
+        self,
+        pieces: list[Piece],
+        plan: dict[str, Any],
+        units: list[dict[str, Any]],
+        cache: AnswerCache,
+        settings: AugmentSettings,
+        teacher: str,
+    ) -> None:
+        self.teacher = teacher
+        self.answered_rows = 0  # of units that are not built yet
+        self._cache = cache
+        self._settings = settings
+        self._waiting: dict[str, list[Unit]] = {}  # request in flight -> units that need it
+        self._ready: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._requests = self._drawn(unit_rows(pieces, plan, units))
+
+    def first(self) -> Question | None:
+        """Draw up to the first request that the cache lacks, without losing it; None when it lacks none."""
+        found = next(self._requests, None)
+        if found is None:
+            return None
+        self._requests = chain([found], self._requests)
+        return found[0]
+
+    def __iter__(self) -> Iterator[tuple[Question, dict[str, Any]]]:
+        return self._requests
+
+    def answered(self, question: Question) -> None:
+        """Note that an outcome is in the cache."""
+        with self._lock:
+            for unit in self._waiting.pop(question.key, ()):
+                unit.open -= 1
+                unit.answered += 1
+                self.answered_rows += 1
+                self._release(unit)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `ready` would give a unit now."""
+        return not self._ready.empty()
+
+    def ready(self) -> Iterator[Unit]:
+        """Units whose every request has an outcome, each once."""
+        while not self._ready.empty():
+            unit = self._ready.get()
+            with self._lock:
+                self.answered_rows -= unit.answered
+            yield unit
+
+    def _drawn(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]]]:
+        for name, rows in units:
+            unit = Unit(name, rows)
+            for row in rows:
+                question, body = self._question(row)
+                unit.questions.append(question)
+                if body is not None and self._must_be_asked(question, unit):
+                    yield question, body
+            with self._lock:
+                unit.whole = True
+                self._release(unit)
+
+    def _question(self, row: Row) -> tuple[Question, dict[str, Any] | None]:
+        if row.reason:
+            return Question(row.id), None
+        body = request_body(row, self._settings)
+        key = request_key(body, self.teacher, self._settings)
+        return Question(row.id, key, failure_key(key, self._settings)), body
+
+    def _must_be_asked(self, question: Question, unit: Unit) -> bool:
+        """False when the answer is there, or when somebody else's request for the same is in flight."""
+        with self._lock:
+            if question.key in self._waiting:
+                self._waiting[question.key].append(unit)
+                unit.open += 1
+                return False
+            if question.key in self._cache or question.failure_key in self._cache:
+                return False
+            self._waiting[question.key] = [unit]
+            unit.open += 1
+            return True
+
+    def _release(self, unit: Unit) -> None:
+        if unit.whole and unit.open == 0:
+            self._ready.put(unit)

@@ -1,0 +1,146 @@
+"""From a row to the request that a teacher gets, and from its answer to the row that goes on. Pure functions.
+
+Teachers reason in four ways, all recomposed into one: the server's parser set the reasoning apart; the tags are in the
+text; the opening tag sat in the prompt (EXAONE 4.0); or there are no tags but `1단계:` steps and then the answer.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.engine.protocol import Answer, Failure
+from pipeline.recipe.fields import resolved
+from pipeline.recipe.fingerprint import canonical
+from pipeline.teacher.reading import Row
+from pipeline.teacher.settings import AugmentSettings
+from pipeline.text.thinking import final_answer, join_thinking, same_answer, split_thinking, step_numbers, steps
+
+_ANSWER_MARK = re.compile(
+    r"^[\s>#*\-_]*(?:최종\s*답변|최종\s*답|최종\s*정답|답변|정답|답|결론)[*_]*\s*[:：]\s*[*_]*", re.MULTILINE
+)
+_OWN_MARK = re.compile(r"^[\s>#*\-_]*(?:최종\s*답변|답변)[*_]*\s*[:：]\s*[*_]*\s*")
+_STEP_START = re.compile(r"^[\s>#*\-_]*\d{1,3}\s?단계[*_]*\s?[:：.)]", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n\s*\n")
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that ends here: `failed` when the teacher gave no answer at all."""
+
+    reason: str
+    detail: str = ""
+    failed: bool = False
+
+
+def request_body(row: Row, settings: AugmentSettings) -> dict[str, Any]:
+    """The chat request that rewrites the row's last answer: the earlier turns, then the prompt with both put in."""
+    *before, question, answer = row.turns
+    turns = [turn for turn in before if turn.role != "system" or settings.system_prompt is None]
+    messages = [{"role": turn.role, "content": split_thinking(turn.content).answer} for turn in turns]
+    if settings.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": settings.system_prompt})
+    known = {"question": question.content, "answer": split_thinking(answer.content).answer}
+    prompt = re.sub(r"\{(question|answer)\}", lambda match: known[match[1]], settings.prompt)
+    return {"messages": [*messages, {"role": "user", "content": prompt}], **settings.sampling.body()}
+
+
+def request_key(body: dict[str, Any], teacher: str, settings: AugmentSettings) -> str:
+    """The name of a request in the answer cache: the teacher's identity, its engine, and the whole request."""
+    engine = resolved(settings.teacher.engine, with_operational=False)
+    engine.pop("max_model_len")  # changes which requests are refused, not what is answered: see failure_key
+    document = {"teacher": teacher, "engine": engine, "rerun": settings.rerun, "body": body}
+    return hashlib.sha256(canonical(document)).hexdigest()[:32]
+
+
+def failure_key(key: str, settings: AugmentSettings) -> str:
+    """The name under which a failure is kept: a longer context or more attempts ask again, an answer stays."""
+    setup = {"key": key, "length": settings.teacher.engine.max_model_len, "attempts": settings.client.attempts}
+    return hashlib.sha256(canonical(setup)).hexdigest()[:32]
+
+
+def compose(row: Row, outcome: Answer | Failure, key: str, teacher: str, settings: AugmentSettings) -> bytes | Rejected:
+    """The augmented row as a JSON line, its answer now `<think>\\n1단계: ...\\n</think>\\n\\n...`, or why not.
+
+    `teacher` in the row says who answered which request, and what the answer was before.
+    """
+    if isinstance(outcome, Failure):
+        return Rejected(outcome.reason, outcome.detail, failed=True)
+    if outcome.finish_reason == "length":
+        return Rejected(
+            "truncated", f"{outcome.completion_tokens} tokens, max_tokens is {settings.sampling.max_tokens}"
+        )
+    reasoning, answer = reasoning_and_answer(outcome)
+    if not answer:
+        return Rejected("empty_answer")
+    if not reasoning:
+        return Rejected("no_reasoning")
+    if not steps(reasoning):
+        if settings.unnumbered == "reject":
+            return Rejected("no_steps")
+        reasoning = numbered(reasoning)
+    if settings.keep_only_matching_answers and not same_answer(answer, row.answer):
+        return Rejected(
+            "answer_mismatch", f"teacher {final_answer(answer)!r:.80}, known {final_answer(row.answer)!r:.80}"
+        )
+    provenance = {
+        "model": settings.teacher.name(),
+        "identity": teacher,
+        "request": key,
+        "finish_reason": outcome.finish_reason,
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "replaced": row.answer,
+    }
+    messages = [*row.value["messages"][:-1], {"role": "assistant", "content": join_thinking(reasoning, answer)}]
+    named = {"source": row.source, "id": row.id, "origin": row.origin}
+    return orjson.dumps({**row.value, "messages": messages, **named, "teacher": provenance})
+
+
+def reasoning_and_answer(answer: Answer) -> tuple[str, str]:
+    """What the teacher thought and what it answered, both stripped; "" for what is missing.
+
+    Steps written into the answer itself are the reasoning, whatever was thought before: they are what was asked for.
+    Example: content "1단계: 3+4\\n2단계: 7\\n\\n최종 답변: 7" -> ("1단계: 3+4\\n2단계: 7", "7")
+    """
+    content = split_thinking(answer.content)
+    reasoning = (answer.reasoning or content.reasoning or "").strip()
+    if steps(reasoning) or not steps(content.answer):
+        return reasoning, _without_mark(content.answer)
+    return _split_steps(content.answer)
+
+
+def numbered(reasoning: str) -> str:
+    """Reasoning without steps as steps: each paragraph (each line when there is only one) becomes one.
+
+    Example: "먼저 더한다.\\n\\n그다음 뺀다." -> "1단계: 먼저 더한다.\\n2단계: 그다음 뺀다."
+    """
+    paragraphs = [" ".join(part.split()) for part in _BLANK_LINES.split(reasoning) if part.strip()]
+    if len(paragraphs) == 1:
+        paragraphs = [line.strip() for line in reasoning.splitlines() if line.strip()]
+    return "\n".join(f"{number}단계: {text}" for number, text in enumerate(paragraphs, 1))
+
+
+def _split_steps(text: str) -> tuple[str, str]:
+    """Steps and the answer after them: at the first answer mark after the last step, else at the next blank line."""
+    last_step = list(_STEP_START.finditer(text))[-1]
+    mark = _ANSWER_MARK.search(text, last_step.end())
+    if mark:
+        return text[: mark.start()].strip(), _without_mark(text[mark.start() :])
+    gap = _BLANK_LINES.search(text, last_step.end())
+    if gap:
+        return text[: gap.start()].strip(), _without_mark(text[gap.end() :])
+    return text.strip(), ""
+
+
+def _without_mark(answer: str) -> str:
+    """The answer without the mark that our own prompt asked for. Example: "최종 답변: 셋" -> "셋"."""
+    return _OWN_MARK.sub("", answer.strip(), count=1).strip()
+
+
+def step_gap(reasoning: str) -> bool:
+    """Whether the steps are not numbered 1, 2, 3, ... Example: "1단계: 가\\n3단계: 나" -> True"""
+    found = step_numbers(reasoning)
+    return found != list(range(1, len(found) + 1))

@@ -1,0 +1,77 @@
+"""Where the teacher answers: an endpoint of the settings or the environment, else a vLLM of the stage's own."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pipeline.engine.client import Client
+from pipeline.engine.loadable import check_loadable
+from pipeline.engine.protocol import Endpoint
+from pipeline.engine.server import serving
+from pipeline.engine.settings import ClientSettings
+from pipeline.errors import Trouble, UserError
+from pipeline.store.stage import Stage
+from pipeline.teacher.settings import AugmentSettings, TeacherSettings
+
+ENDPOINT_VARIABLE = "HANFORGE_TEACHER_ENDPOINT"
+LOOK_SECONDS = 5.0
+
+
+def identity(stage: Stage) -> str:
+    """What the teacher is: its checkpoint's identity, or the name that an endpoint gives it."""
+    teacher: TeacherSettings = stage.settings.teacher
+    return stage.identity(teacher.model) if teacher.model is not None else f"endpoint:{teacher.name()}"
+
+
+def given_endpoint(teacher: TeacherSettings) -> Endpoint | None:
+    """The endpoint that somebody else runs (the variable goes before the setting); None: the stage starts its own."""
+    url = os.environ.get(ENDPOINT_VARIABLE) or teacher.endpoint
+    return Endpoint(url.rstrip("/"), teacher.name(), teacher.api_key_env) if url else None
+
+
+def check_teacher(stage: Stage) -> None:
+    """UserError when nobody can answer: no endpoint there, another model served, a checkpoint that vLLM cannot load."""
+    settings: AugmentSettings = stage.settings
+    endpoint = given_endpoint(settings.teacher)
+    if endpoint is not None:
+        patience = (
+            settings.teacher.engine.startup_timeout_seconds if os.environ.get(ENDPOINT_VARIABLE) else LOOK_SECONDS
+        )
+        try:
+            asyncio.run(_look(endpoint, settings.client, patience, lambda: stage.stop.requested))
+        except Trouble as error:
+            raise UserError(f"teacher endpoint: {error.what}", error.remedy) from error
+    elif settings.teacher.model is None:
+        raise UserError(
+            f"nobody runs the teacher {settings.teacher.name()!r}: no endpoint and no model are set",
+            f"Set teacher.endpoint (or {ENDPOINT_VARIABLE}), or teacher.model for a vLLM of the stage's own",
+        )
+    else:
+        check_loadable(stage.model_path(settings.teacher.model), settings.teacher.engine)
+
+
+@contextmanager
+def teacher_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None]]]:
+    """The endpoint to ask and a check that raises when its process has died; a vLLM of our own ends with the block."""
+    settings: AugmentSettings = stage.settings
+    endpoint = given_endpoint(settings.teacher)
+    if endpoint is not None:
+        yield endpoint, lambda: None
+        return
+    if settings.teacher.model is None:
+        raise UserError("no endpoint and no model are set", f"Set teacher.endpoint or {ENDPOINT_VARIABLE}")
+    model = stage.model_path(settings.teacher.model)
+    log = stage.scratch() / "vllm.log"
+    name = settings.teacher.name()
+    with serving(
+        model, settings.teacher.engine, served_name=name, log=log, stop_requested=lambda: stage.stop.requested
+    ) as server:
+        yield Endpoint(server.url, name), server.check
+
+
+async def _look(
+    endpoint: Endpoint, settings: ClientSettings, seconds: float, stop_requested: Callable[[], bool]
+) -> None:
+    async with Client(endpoint, settings) as client:
+        await client.wait_ready(seconds, stop_requested)

@@ -1,0 +1,92 @@
+"""Rows as augment and validate read them: an upstream stage's parts, or plain files that nothing has prepared.
+
+A line that is no sound conversation is never an exception: it comes out with its reason and goes to rejects.
+"""
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.store.inputs import SourceFile
+from pipeline.store.shards import Part
+from pipeline.store.stage import Rows
+from pipeline.text.chatml import Turn
+from pipeline.text.examine import Rules, content_key, examine
+from pipeline.text.readers import is_readable, open_stream, plain_name, stem
+
+PLAIN_RULES = Rules(max_row_bytes=64 << 20, chinese=None)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an upstream stage or one external file: `rows` is None while nobody has counted them."""
+
+    name: str
+    stem: str
+    rows: int | None
+    lines: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line. `reason` is empty for a sound conversation; `value` and `turns` are empty where there is none."""
+
+    line: bytes
+    id: str
+    source: str
+    origin: str
+    value: dict[str, Any]
+    turns: list[Turn]
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The content of the last turn, which is the assistant's."""
+        return self.turns[-1].content
+
+
+def pieces(rows: Rows) -> list[Piece]:
+    """What the rows lie in, in order."""
+    if rows.source is None:
+        return [_part(rows, part) for part in rows.parts]
+    return [_file(file) for file in rows.source.files if is_readable(file.name)]
+
+
+def read_row(piece: Piece, number: int, line: bytes) -> Row:
+    """Judge line `number` (from 1) of a piece: id, source and origin come from the row, else from where it lies."""
+    finding = examine(line, piece.stem, PLAIN_RULES)
+    place = f"{piece.name}:{number}"
+    if finding.reason:
+        return Row(line, "", finding.source, place, {}, [], finding.reason, finding.detail)
+    value = orjson.loads(line)
+    turns = [Turn(*turn) for turn in finding.turns]
+    found_id = value.get("id")
+    identity = found_id if isinstance(found_id, str) and found_id else content_key(turns).hex()
+    return Row(line, identity, finding.source, str(value.get("origin") or place), value, turns)
+
+
+def reject_line(row: Row, reason: str, detail: str = "") -> bytes:
+    """A row of the rejects: the reason, the place and the original line, base64 when it is not UTF-8."""
+    record = {"reason": reason, "detail": detail, "source": row.source, "origin": row.origin, "id": row.id}
+    try:
+        record["line"] = row.line.decode()
+    except UnicodeDecodeError:
+        record |= {"line": base64.b64encode(row.line).decode(), "encoding": "base64"}
+    return orjson.dumps(record)
+
+
+def _part(rows: Rows, part: Part) -> Piece:
+    alone = Rows(rows.store, rows.name, (part,))
+    return Piece(part.key.rsplit("/", 1)[-1], rows.name, part.rows, alone.lines)
+
+
+def _file(file: SourceFile) -> Piece:
+    def lines() -> Iterator[bytes]:
+        with open_stream(file) as stream:
+            yield from (line for raw in stream if (line := raw.rstrip(b"\r\n")))
+
+    return Piece(plain_name(file.name), stem(file.name), None, lines)
