@@ -175,7 +175,7 @@ class FastExaminer:
 
     def findings(self, lines: list[bytes]) -> Iterator[Finding]:
         """One finding per line. Lines hold no newline."""
-        if self._plain_only:
+        if self._plain_only or not lines:
             yield from (examine(line, self._stem, self._rules) for line in lines)
             return
         residues = b"\n".join(lines).translate(None, _NOT_HAN).split(b"\n")

@@ -100,11 +100,9 @@ def open_stream(file: SourceFile) -> IO[bytes]:
         unpacked: IO[bytes] = igzip.IGzipFile(fileobj=raw, mode="rb")
         return unpacked
     if name.endswith(".zst"):
-        import zstandard
-
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return io.BufferedReader(_Pieces(_zstd_pieces(raw)), BLOCK_BYTES)
     if name.endswith(".parquet"):
-        return io.BufferedReader(_ParquetLines(file), BLOCK_BYTES)
+        return io.BufferedReader(_Pieces(_parquet_pieces(file)), BLOCK_BYTES)
     return raw
 
 
@@ -190,29 +188,47 @@ def without_bom(line: bytes, offset: int) -> bytes:
     return line[len(_BOM) :] if offset == 0 and line.startswith(_BOM) else line
 
 
-class _ParquetLines(io.RawIOBase):
-    """A Parquet file as JSON lines, one row group's batch in memory at a time."""
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as one stream, one piece in memory at a time."""
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         super().__init__()
-        self._lines = _parquet_lines(file)
-        self._left = b""
+        self._pieces = pieces
+        self._left = memoryview(b"")
 
     def readable(self) -> bool:
         """Always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """The next bytes, at most one batch of rows."""
-        if not self._left:
-            self._left = next(self._lines, b"")
+        """The next bytes of the current piece."""
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
         data = self._left[: len(buffer)]
         self._left = self._left[len(data) :]
         buffer[: len(data)] = data
         return len(data)
 
 
-def _parquet_lines(file: SourceFile) -> Iterator[bytes]:
+def _zstd_pieces(raw: IO[bytes]) -> Iterator[bytes]:
+    """The content of all frames. Unlike zstandard's own reader it complains about a frame without an end."""
+    import zstandard
+
+    frame = None
+    while data := raw.read(_TAIL_BYTES):
+        while data:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(data)
+            data = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise zstandard.ZstdError("the last frame is cut off")
+
+
+def _parquet_pieces(file: SourceFile) -> Iterator[bytes]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(io.BufferedReader(WindowStream(file), BLOCK_BYTES))
