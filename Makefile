@@ -1,0 +1,58 @@
+# `make` lists the targets. Every target sets up .venv first (bootstrap.sh), which takes seconds once it is there.
+SHELL := /bin/bash
+STORE ?= .hanforge/demo
+RECIPE ?= demo
+RUN ?= latest
+STAGE ?=
+SEED ?= 1
+BIN := .venv/bin
+HANFORGE := $(BIN)/hanforge
+STORE_OPTION := --store $(STORE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-smollm test crash-test lint bench run-chain run-stage plan status logs why clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install everything into .venv (the other targets do this themselves)
+	@PYTHON="$(PYTHON)" ./bootstrap.sh
+
+demo: setup ## The whole chain on tiny models, about 15 minutes on 2 cores [STORE=s3://bucket/folder]
+	@$(BIN)/python examples/demo/run.py $(STORE_OPTION)
+
+demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate, serve [STORE=...]
+	@$(BIN)/python examples/smollm/run.py $(STORE_OPTION)
+
+test: setup ## The tests: real S3 API, real vLLM, killed processes
+	@$(BIN)/python -m pytest
+
+crash-test: setup ## The crash campaign, longer and seeded [SEED=1]
+	@HANFORGE_CRASH_SEED=$(SEED) $(BIN)/python -m pytest -m crash tests/crash
+
+lint: setup ## ruff and strict mypy
+	@$(BIN)/ruff check . && $(BIN)/mypy && echo "lint: clean"
+
+bench: setup ## Benchmarks on this machine
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+run-chain: setup ## Run a recipe here: RECIPE=demo [STORE=...]
+	@$(HANFORGE) run $(RECIPE) $(STORE_OPTION)
+
+run-stage: setup ## Run one stage of a recipe here: RECIPE=demo STAGE=phase1 [STORE=...]
+	@$(HANFORGE) run $(RECIPE) --only $(STAGE) $(STORE_OPTION)
+
+plan: setup ## What a recipe would do: RECIPE=korean-vla
+	@$(HANFORGE) plan $(RECIPE) $(STORE_OPTION)
+
+status: setup ## The stages of a run: [RUN=latest] [STORE=...]
+	@$(HANFORGE) status $(RUN) $(STORE_OPTION)
+
+logs: setup ## What a stage's processes said: STAGE=phase1 [RUN=latest] [STORE=...]
+	@$(HANFORGE) logs $(STAGE) --run $(RUN) $(STORE_OPTION)
+
+why: setup ## Why a stage is not done: [RUN=latest] [STORE=...]
+	@$(HANFORGE) why $(RUN) $(STORE_OPTION)
+
+clean: ## Remove what demos and tests made; .venv and other stores stay
+	rm -rf .hanforge/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
