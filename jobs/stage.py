@@ -13,6 +13,7 @@ from types import ModuleType
 from pipeline.errors import HanforgeError, Stopped, Trouble
 from pipeline.store import events
 from pipeline.store.stage import Stage, check_gate
+from pipeline.version import code_version
 
 LOG = logging.getLogger("hanforge")
 TERMINATION_LOG = "/dev/termination-log"
@@ -54,7 +55,7 @@ def _work(stage: Stage, module: ModuleType) -> None:
 
 def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
     usage = {"record": "usage", "seconds": round(seconds, 3), "peak_bytes": peak_bytes(), "gpu_peak_bytes": gpu_peak_bytes()}
-    stage.metrics.write({**usage, "exit_code": code})
+    stage.metrics.write({**usage, **code_version(), "exit_code": code})
     stage.metrics.flush()
     state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
     stage.progress.finish(state, message)

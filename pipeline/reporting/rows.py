@@ -1,0 +1,117 @@
+"""Rows of a stage's output for people to look at: a seeded sample, rows by id, and counts by source and file.
+
+Reads what a manifest names, or the committed units of a stage that is not done yet. Never goes through a gate: what a
+gate refused is exactly what people want to see.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.errors import UserError
+from pipeline.recipe import models
+from pipeline.store.objects import Store
+from pipeline.store.runs import RunLock
+from pipeline.store.shards import Part, checked, lines_of
+from pipeline.store.status import why_not_done
+
+ROW_TYPES = ("rows", "rejects", "heldout", "predictions")
+Row = dict[str, Any]
+_ID = re.compile(rb'"id"\s*:\s*"([^"]+)"')
+
+
+@dataclass(frozen=True)
+class OutputRows:
+    """The parts of one rows-like output; `whole` is False while the stage is not done."""
+
+    store: Store
+    parts: tuple[Part, ...]
+    whole: bool
+
+    @property
+    def total(self) -> int:
+        """How many rows there are."""
+        return sum(part.rows for part in self.parts)
+
+    def lines(self) -> Iterator[bytes]:
+        """Every line, in the manifest's order."""
+        for part in self.parts:
+            yield from lines_of(checked(self.store.read(part.key), part), part.key)
+
+    def sample(self, count: int, seed: int) -> list[Row]:
+        """`count` rows chosen by `seed`, in order; all of them when there are fewer. Reads only the parts it needs."""
+        chosen = sorted(random.Random(seed).sample(range(self.total), min(count, self.total)))
+        rows: list[Row] = []
+        start = 0
+        for part in self.parts:
+            wanted = {place - start for place in chosen if start <= place < start + part.rows}
+            if wanted:
+                lines = lines_of(checked(self.store.read(part.key), part), part.key)
+                rows.extend(orjson.loads(line) for place, line in enumerate(lines) if place in wanted)
+            start += part.rows
+        return rows
+
+    def by_id(self, ids: Sequence[str]) -> dict[str, Row]:
+        """The first row with each id; ids that no row has are left out. Stops when all are found."""
+        missing = {key.encode() for key in ids}
+        found: dict[str, Row] = {}
+        for line in self.lines():
+            if not missing:
+                break
+            named = {match[1] for match in _ID.finditer(line)} & missing
+            if named:
+                row = orjson.loads(line)
+                key = str(row.get("id"))
+                if key.encode() in missing:
+                    found[key] = row
+                    missing.discard(key.encode())
+        return found
+
+
+def output_rows(store: Store, lock: RunLock, stage: str, output: str | None = None) -> OutputRows:
+    """The rows of a stage's output, by default its first that holds rows; of a stage that runs, those committed so far.
+
+    Raises UserError for an unknown stage or output, for one that holds no rows, and when nothing is committed yet.
+    """
+    settings = lock.settings(stage)
+    outputs = type(settings).OUTPUTS
+    fitting = [name for name, kind in outputs.items() if kind in ROW_TYPES]
+    if not fitting:
+        raise UserError(f"stage {stage!r} ({settings.kind}) writes no rows; it gives {', '.join(outputs)}")
+    name = output or fitting[0]
+    if name not in fitting:
+        raise UserError(f"stage {stage!r} has no rows under {name!r}; {models.nearest(name, fitting)}", "Use --output")
+    directory = lock.directory(store, stage)
+    manifest = directory.manifest()
+    if manifest is not None:
+        return OutputRows(store, tuple(manifest.outputs.get(name, ())), True)
+    done = directory.done()
+    if not done:
+        raise UserError(
+            f"stage {stage!r} of run {lock.run_id} has no rows yet: {why_not_done(store, lock, stage)}",
+            f"Run it: hanforge run {lock.recipe.name} --only {stage}",
+        )
+    return OutputRows(store, tuple(part for unit in sorted(done) for part in done[unit].outputs.get(name, ())), False)
+
+
+def split_origin(origin: object) -> tuple[str, int]:
+    """File and line of an origin; line 0 when it names none. Example: "a/b.jsonl:17" -> ("a/b.jsonl", 17)."""
+    name, _, line = str(origin or "").rpartition(":")
+    return (name, int(line)) if name and line.isdigit() else (str(origin or ""), 0)
+
+
+def count_rows(rows: OutputRows) -> dict[str, dict[str, int]]:
+    """Rows by source and, in it, by file of origin: {"kowiki": {"kowiki.jsonl": 120}}."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in rows.lines():
+        row = orjson.loads(line)
+        counts[str(row.get("source") or ""), split_origin(row.get("origin"))[0]] += 1
+    out: dict[str, dict[str, int]] = {}
+    for (source, file), count in sorted(counts.items()):
+        out.setdefault(source, {})[file] = count
+    return out

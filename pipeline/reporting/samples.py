@@ -1,0 +1,134 @@
+"""Rows drawn on a terminal: turns by role, reasoning set apart from the answer, Korean in its real width."""
+
+import base64
+import unicodedata
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.reporting.rows import Row
+from pipeline.text.thinking import split_thinking
+
+SHORT_CHARACTERS = 400
+ROLES = {"system": "dim", "user": "bold cyan", "assistant": "bold green"}
+SHOWN = {
+    "messages",
+    "source",
+    "origin",
+    "id",
+    "reason",
+    "detail",
+    "line",
+    "encoding",
+    "expected",
+    "answer",
+    "reasoning",
+}
+
+
+def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
+    """One row as a panel; texts longer than 400 characters are cut unless `full`."""
+    title = f"{number} of {of}"
+    place = "  ".join(str(row[key]) for key in ("source", "origin") if row.get(key))
+    parts: list[RenderableType] = []
+    if "reason" in row:
+        detail = f"  {row['detail']}" if row.get("detail") else ""
+        parts.append(Text(f"{row['reason']}{detail}", style="bold red"))
+    messages = row.get("messages")
+    if isinstance(messages, list):
+        parts.extend(_turn(message, full) for message in messages)
+    elif "line" in row:
+        parts.append(_text(_raw_line(row), full))
+    parts.extend(_predicted(row, full))
+    facts = {key: value for key, value in row.items() if key not in SHOWN and value not in (None, "", {}, [])}
+    if facts:
+        parts.append(_facts(facts))
+    return Panel(
+        Group(*parts),
+        title=escape(title),
+        title_align="left",
+        subtitle=escape(_one_line(place)),
+        subtitle_align="right",
+        border_style="red" if "reason" in row else "blue",
+    )
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which a hostile row could use to rewrite the terminal.
+
+    Example: "a\\x1b[2Jb" -> "a\\ufffd[2Jb"
+    """
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "\ufffd"
+        for character in text
+    )
+
+
+def _turn(message: Any, full: bool) -> RenderableType:
+    role = str(message.get("role")) if isinstance(message, dict) else "?"
+    content = str(message.get("content") or "") if isinstance(message, dict) else str(message)
+    parts: list[RenderableType] = [
+        Rule(Text(_one_line(role), style=ROLES.get(role, "bold")), align="left", style="dim")
+    ]
+    thinking = split_thinking(content)
+    if thinking.reasoning is None:
+        parts.append(_text(content, full))
+    else:
+        if thinking.before:
+            parts.append(_text(thinking.before, full))
+        parts.append(_reasoning(thinking.reasoning, thinking.closed, full))
+        parts.append(_text(thinking.answer, full))
+    return Group(*parts)
+
+
+def _reasoning(text: str, closed: bool, full: bool) -> RenderableType:
+    shown = _text(text, full)
+    shown.stylize("italic magenta")
+    if not closed:
+        shown.append(" (not closed)", style="red")
+    return Padding(shown, (0, 0, 0, 3))
+
+
+def _predicted(row: Row, full: bool) -> list[RenderableType]:
+    """What a row of predictions has beside its prompt: the expected answer, the reasoning, and the answer given."""
+    parts: list[RenderableType] = []
+    for key, style in (("expected", "bold yellow"), ("reasoning", "magenta"), ("answer", "bold green")):
+        if row.get(key) is not None:
+            parts.append(Rule(Text(key, style=style), align="left", style="dim"))
+            text = row[key] if isinstance(row[key], str) else str(row[key])
+            parts.append(_reasoning(text, True, full) if key == "reasoning" else _text(text, full))
+    return parts
+
+
+def _facts(facts: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        table.add_row(Text(_one_line(key)), Text(_one_line(str(value))[:SHORT_CHARACTERS], style="dim"))
+    return table
+
+
+def _text(text: str, full: bool) -> Text:
+    clean = printable(text)
+    if full or len(clean) <= SHORT_CHARACTERS:
+        return Text(clean)
+    shown = Text(clean[:SHORT_CHARACTERS])
+    shown.append(f" ... {len(clean) - SHORT_CHARACTERS:,} more characters (--show-full)", style="dim")
+    return shown
+
+
+def _raw_line(row: Row) -> str:
+    if row.get("encoding") == "base64":
+        return base64.b64decode(row["line"]).decode("utf-8", "replace")
+    return str(row["line"])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
