@@ -66,7 +66,7 @@ def _check_files(name: str, readable: Sequence[SourceFile], every: list[str]) ->
 
 
 def _check_unchanged(files: Sequence[SourceFile]) -> None:
-    for file in files:
+    for file in filter(lambda file: file.bytes, files):
         now = look_at(file.url, file.name).files[0]
         if (now.bytes, now.tag) != (file.bytes, file.tag):
             raise UserError(
