@@ -56,8 +56,7 @@ class Client:
         self.retries = 0
         self.in_flight = 0
         self._check = check
-        self._answered = 0.0  # monotonic time of the latest answer
-        self._silent_since: float | None = None  # monotonic time of the first failure since then
+        self._silent_since: float | None = None  # monotonic time of the first failure since the latest answer
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> "Client":
@@ -115,19 +114,25 @@ class Client:
             await asyncio.gather(everything, *tasks, return_exceptions=True)
 
     async def chat(self, body: dict[str, Any]) -> Answer | Failure:
-        """One chat completion; `body` is the request without `model`. What passes is retried; Trouble on an outage."""
+        """One chat completion; `body` is the request without `model`. What passes is retried; Trouble on an outage.
+
+        After `attempts` failed tries the request itself is the cause, and fails, only when the endpoint answers
+        something else right before and right after one more try: an outage never turns into failed rows.
+        """
         tries = counted = 0
-        first_failure = 0.0
+        alive_before = False
         while True:
             try:
                 return await self._post(body)
             except Passing as error:
-                first_failure = first_failure or time.monotonic()
                 tries, counted = tries + 1, counted + error.counts
                 self._check()
                 self._note_silence(error)
-                if counted >= self.settings.attempts and await self._answers_others(first_failure):
-                    return Failure(error.reason, error.detail)
+                if counted >= self.settings.attempts:
+                    alive = await self._answers_a_probe()
+                    if alive and alive_before:
+                        return Failure(error.reason, error.detail)
+                    alive_before = alive
                 self.retries += 1
                 await asyncio.sleep(error.retry_after_seconds + self._jitter(tries))
 
@@ -217,7 +222,7 @@ class Client:
         finally:
             self.in_flight -= 1
         found = outcome(response.status, raw, response.headers.get("Retry-After", ""))
-        self._answered, self._silent_since = time.monotonic(), None
+        self._silent_since = None
         return found
 
     def _note_silence(self, error: Passing) -> None:
@@ -230,10 +235,7 @@ class Client:
                 "Bring it back and run again: finished answers are kept",
             )
 
-    async def _answers_others(self, since: float) -> bool:
-        """Whether the endpoint answers anything but this request: then the request fails, not the endpoint."""
-        if self._answered > since:
-            return True
+    async def _answers_a_probe(self) -> bool:
         try:
             await self._post(PROBE)
         except Passing:

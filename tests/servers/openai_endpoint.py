@@ -2,10 +2,10 @@
 
 `python -m tests.servers.openai_endpoint [--port 0] [--model teacher]`. The same messages always get the same answer.
 What a question holds decides how it is answered: `[over-length]` and `[refused]` are 400, `[poison]` is always 500,
-`[length]` is cut off by max_tokens, `[silent]` gives no reasoning, `[wrong]` a wrong answer. `POST /control` changes the
-behaviour of the whole server: latency_seconds, fault_rate (share of requests whose first try fails: 500, 429 with
-Retry-After, a cut connection or a hanging one by turns), down (every request 503), style, models, key. `GET /stats` says how
-often each request was answered.
+`[length]` is cut off by max_tokens, `[silent]` gives no reasoning, `[wrong]` a wrong answer. `POST /control` sets the
+behaviour of the whole server: latency_seconds, fault_rate (share of requests whose first try fails: 500, 502, 429 with
+Retry-After or a cut connection), down (every request 503), style, models, key. `GET /stats` says how often each
+request was answered.
 """
 
 import argparse
@@ -153,12 +153,8 @@ class Endpoint:
 
     async def stats(self, request: web.Request) -> web.Response:
         """GET /stats."""
-        return web.json_response(
-            {
-                "answered": self.answered, "received": sum(self.tries.values()), "tries": self.tries,
-                "most_in_flight": self.most_in_flight, "bodies": self.bodies,
-            }  # fmt: skip
-        )
+        counts = {"answered": self.answered, "received": sum(self.tries.values()), "tries": self.tries}
+        return web.json_response({**counts, "most_in_flight": self.most_in_flight, "bodies": self.bodies})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics, as vLLM writes them."""
