@@ -5,7 +5,7 @@
 Each case holds the user's own settings. The model is built on the GPU itself, adapters, collator and trainer are the
 project's own, and every sequence is full of random tokens that all carry loss. The first optimizer step is left out of
 the timing. `--tiny` runs the same code with tiny shapes, on a CPU too. Needs torch, transformers, peft, accelerate, trl,
-datasets, pydantic; bitsandbytes for `multiturn`.
+datasets, pydantic, ruamel.yaml; bitsandbytes for `multiturn`.
 """
 
 import argparse
@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
+from pipeline.recipe.known_models import known_config
 from pipeline.training.architecture import architecture_of
 from pipeline.training.data import open_dataset, write_dataset
 from pipeline.training.hardware import DTYPES, choose_attention, choose_precision, device_name
 from pipeline.training.masks import Encoded
 from pipeline.training.model import compile_decoder_layers, lora_config
 from pipeline.training.settings import TrainSettings
-from pipeline.training.shapes import QWEN3_VL_8B, QWEN25_14B
 from pipeline.training.trainer import Cadence, build_trainer, sft_arguments
 
 
@@ -55,7 +55,7 @@ class Work:
 class Case:
     """One of the user's trainings: shape, settings and the work that hours are computed for."""
 
-    config: dict[str, Any]
+    model: str
     settings: dict[str, Any]
     work: tuple[Work, ...]
 
@@ -65,7 +65,7 @@ class Case:
 PLAIN, REASONED = 450, 900
 CASES = {
     "phase1": Case(
-        QWEN3_VL_8B,
+        "Qwen/Qwen3-VL-8B-Instruct",
         {
             "max_length": 4096,
             "per_device_train_batch_size": 4,
@@ -76,7 +76,7 @@ CASES = {
         (Work("256,000 rows, 2 epochs", 256_000, 2, PLAIN, "4-6"),),
     ),
     "phase2": Case(
-        QWEN3_VL_8B,
+        "Qwen/Qwen3-VL-8B-Instruct",
         {
             "max_length": 8192,
             "per_device_train_batch_size": 2,
@@ -90,7 +90,7 @@ CASES = {
         ),
     ),
     "multiturn": Case(
-        QWEN25_14B,
+        "Qwen/Qwen2.5-14B-Instruct",
         {
             "max_length": 4096,
             "per_device_train_batch_size": 4,
@@ -190,9 +190,9 @@ def stand_in_tokenizer(vocabulary: int) -> Any:
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a few optimizer steps of one case; tokens a second, seconds a step, peak GiB, first and last loss."""
     case = CASES[name]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     capability = torch.cuda.get_device_capability() if device == "cuda" else None
-    precision = choose_precision("auto", device=device, capability=capability)
+    precision = choose_precision(arguments.precision, device=device, capability=capability)
     attention = choose_attention(arguments.attention)
     values = {**case.settings, "gradient_checkpointing": not arguments.no_recompute, "max_steps": arguments.steps}
     if arguments.batch:
@@ -201,7 +201,10 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.tiny:
         values["max_length"] = 64
     settings = TrainSettings(base="random/weights", data="random", logging_steps=1, report_to=[], **values)
-    config = tiny(case.config) if arguments.tiny else case.config
+    config = known_config(case.model)
+    assert config is not None, f"{case.model} is not in known_models.yaml"
+    if arguments.tiny:
+        config = tiny(config)
     started = time.perf_counter()
     model = random_model(config, DTYPES[precision], attention, device)
     if settings.quantization == "8bit":
@@ -255,7 +258,7 @@ def _train(
     trainer = build_trainer(
         model,
         stand_in_tokenizer(vocabulary),
-        sft_arguments(settings, folder / "out", precision, 1),
+        sft_arguments(settings, folder / "out", precision, device="cuda" if torch.cuda.is_available() else "cpu"),
         lora_config(model, architecture, settings.lora),
         dataset,
         None,
@@ -300,6 +303,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps, the first not timed")
     parser.add_argument("--batch", type=int, help="rows of a micro-batch; the total batch stays")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true", help="compile each decoder layer")
     parser.add_argument("--no-recompute", action="store_true", help="keep activations (needs memory)")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the code on a CPU")

@@ -6,6 +6,7 @@ recipe asks for and the card cannot do is a UserError, since another format woul
 
 import importlib.util
 import logging
+import os
 from typing import Literal
 
 import torch
@@ -13,26 +14,37 @@ import torch
 from pipeline.errors import UserError
 
 LOG = logging.getLogger(__name__)
+Device = Literal["cuda", "cpu"]
 Precision = Literal["bf16", "fp16", "fp32"]
 Attention = Literal["sdpa", "flash_attention_2", "eager"]
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_CAPABILITY = (8, 0)
 
 
-def device_type() -> Literal["cuda", "cpu"]:
-    """Where this process trains."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def device_name() -> str:
     """The card's name with its memory in GiB, or `cpu`."""
-    if device_type() == "cpu":
+    if not torch.cuda.is_available():
         return "cpu"
     properties = torch.cuda.get_device_properties(0)
     return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
 
 
-def choose_precision(asked: str, *, device: str, capability: tuple[int, int] | None) -> Precision:
+def require_device(device: Device, world_size: int) -> None:
+    """UserError when this process does not have what the run's lock says: the result would be another."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "the run's lock says that this stage trains on a GPU, and torch sees none here",
+            "Run it on a machine with that card, or start a run with another profile (--profile cpu).",
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "cuda" and processes != world_size:
+        raise UserError(
+            f"the run's lock says {world_size} devices, and {processes} training processes were started",
+            f"Start {world_size} processes with RANK, LOCAL_RANK and WORLD_SIZE set, or use a profile with one card.",
+        )
+
+
+def choose_precision(asked: str, *, device: Device, capability: tuple[int, int] | None) -> Precision:
     """The number format of the forward pass: what was asked, or the best that the hardware has.
 
     Example: ("auto", cuda, (9, 0)) -> "bf16"; ("auto", cuda, (7, 5)) -> "fp16"; ("auto", cpu) -> "fp32"

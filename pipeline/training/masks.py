@@ -2,10 +2,9 @@
 
 Loss falls on an assistant turn only when its rendered prefix (what inference would send before it) is exactly a
 prefix of the rendered conversation and the turn reads there as it would right after that prefix; from the prefix's
-end up to and including the end-of-turn token. Every other token is IGNORED.
+end up to and including the end-of-turn token. Every other token is IGNORED. Prompt and answer are tokenised apart.
 """
 
-import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ Message = dict[str, Any]
 Render = Callable[[list[Message], bool, bool], str]
 
 NOTHING_TO_TRAIN = "nothing_to_train"
-STRADDLED = "token_straddles_answer"
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,11 @@ def _trained_span(
 
 
 class ChatEncoder:
-    """Turns conversations into tokens and labels by the rule above, one tokenisation a row.
+    """Turns conversations into tokens and labels by the rule above.
 
-    Needs a fast tokenizer (character offsets). Stateless between calls, so any division of the rows gives the same.
+    A row is tokenised in pieces, cut where loss begins and ends: inference tokenises the prompt alone too, and a
+    tokenizer that merges newlines over that boundary would else train on tokens that no prompt ends with. Stateless
+    between calls, so any division of the rows gives the same.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -135,65 +135,55 @@ class ChatEncoder:
             raise UserError(f"{type(tokenizer).__name__} has no fast version", "Use a base with a tokenizer.json.")
         self.render = render_with(tokenizer)
         self.end_of_turn = end_of_turn_token(tokenizer)
-        self.backend = _untrimmed(tokenizer.backend_tokenizer)
+        self.backend = _plain_copy(tokenizer.backend_tokenizer)
+        _refuse_prefix_space(self.backend)
 
     def encode(self, conversations: Sequence[list[Message]]) -> list[Encoded | str]:
         """For each conversation its Encoded, or the reason why it cannot be trained on."""
         rendered = [render_spans(messages, self.render, self.end_of_turn) for messages in conversations]
-        encodings = self.backend.encode_batch([one.text for one in rendered], add_special_tokens=False)
-        return [self._label(one, encoding) for one, encoding in zip(rendered, encodings, strict=True)]
+        pieces = [_pieces(one) if one.spans else [] for one in rendered]
+        encodings = self.backend.encode_batch([piece for row in pieces for piece in row], add_special_tokens=False)
+        ids = iter([encoding.ids for encoding in encodings])
+        return [
+            _labelled([next(ids) for _ in row], one.untrained_turns) if row else NOTHING_TO_TRAIN
+            for row, one in zip(pieces, rendered, strict=True)
+        ]
 
     def token_count(self, messages: list[Message]) -> int:
         """Tokens of a rendered conversation, without a generation prompt."""
         return len(self.backend.encode(self.render(messages, False, False), add_special_tokens=False).ids)
 
-    def _label(self, rendered: Rendered, encoding: Any) -> Encoded | str:
-        if not rendered.spans:
-            return NOTHING_TO_TRAIN
-        ids: list[int] = encoding.ids
-        starts = [start for start, _ in encoding.offsets]
-        labels = [IGNORED] * len(ids)
-        for begin, end in rendered.spans:
-            first, last = bisect.bisect_left(starts, begin), bisect.bisect_left(starts, end)
-            if _reaches_over(encoding.offsets, first, begin) or _reaches_over(encoding.offsets, last, end):
-                return self._cut_at_boundaries(rendered, ids)
-            labels[first:last] = ids[first:last]
-        return Encoded(ids, labels, rendered.untrained_turns)
 
-    def _cut_at_boundaries(self, rendered: Rendered, joined: list[int]) -> Encoded | str:
-        """Tokenise prompt and answer apart, as inference does, where one token would cover the end of both."""
-        ids: list[int] = []
-        labels: list[int] = []
-        position = 0
-        for begin, end in [*rendered.spans, (len(rendered.text), len(rendered.text))]:
-            given = self.backend.encode(rendered.text[position:begin], add_special_tokens=False).ids
-            answer = self.backend.encode(rendered.text[begin:end], add_special_tokens=False).ids
-            ids += given + answer
-            labels += [IGNORED] * len(given) + answer
-            position = end
-        # A tokenizer that puts a space before each piece of text would say something else than the row does.
-        if self._decode(ids) != self._decode(joined):
-            return STRADDLED
-        return Encoded(ids, labels, rendered.untrained_turns)
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.backend.decode(ids, skip_special_tokens=False))
+def _pieces(rendered: Rendered) -> list[str]:
+    """Given text and trained text in turn: spans [(3, 5)] of "abcdefg" -> ["abc", "de", "fg"]."""
+    edges = [0, *(edge for span in rendered.spans for edge in span), len(rendered.text)]
+    return [rendered.text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
 
 
-def _reaches_over(offsets: list[tuple[int, int]], index: int, boundary: int) -> bool:
-    """Whether the token before `index` (the first that starts at or after `boundary`) ends beyond the boundary."""
-    return index > 0 and offsets[index - 1][1] > boundary
+def _labelled(pieces: list[list[int]], untrained_turns: int) -> Encoded:
+    """Join the pieces; every second one carries loss."""
+    ids = [token for piece in pieces for token in piece]
+    labels = [token if number % 2 else IGNORED for number, piece in enumerate(pieces) for token in piece]
+    return Encoded(ids, labels, untrained_turns)
 
 
-def _untrimmed(backend: Any) -> Any:
-    """A copy of the tokenizer whose offsets include leading spaces, without padding and truncation.
-
-    ByteLevel post-processors trim offsets, which would hide a token that reaches over a boundary.
-    """
-    from tokenizers import Tokenizer, processors
+def _plain_copy(backend: Any) -> Any:
+    """A copy of the tokenizer without padding and truncation."""
+    from tokenizers import Tokenizer
 
     copy = Tokenizer.from_str(backend.to_str())
-    copy.post_processor = processors.ByteLevel(trim_offsets=False)
     copy.no_padding()
     copy.no_truncation()
     return copy
+
+
+def _refuse_prefix_space(backend: Any) -> None:
+    """UserError for tokenizers that put a space before each piece of text (SentencePiece's dummy prefix)."""
+    whole, parts = "ab cd", ("ab c", "d")
+    joined = [token for part in parts for token in backend.encode(part, add_special_tokens=False).ids]
+    said = backend.decode(joined, skip_special_tokens=False)
+    if said != backend.decode(backend.encode(whole, add_special_tokens=False).ids, skip_special_tokens=False):
+        raise UserError(
+            f"this tokenizer puts a space before each piece of text ({whole!r} in two pieces reads {said!r})",
+            "Its answers would be trained with a space that no prompt asks for; use a base with a byte-level tokenizer.",
+        )

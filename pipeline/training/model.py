@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.training.architecture import Architecture, target_pattern
-from pipeline.training.hardware import DTYPES, Attention, Precision
+from pipeline.training.hardware import DTYPES, Attention, Device, Precision
 from pipeline.training.settings import Bits4Settings, LoraSettings, TrainSettings
 
 LOG = logging.getLogger(__name__)
@@ -21,19 +21,24 @@ BITSANDBYTES_BLOCK = 64
 
 
 def load_base(
-    folder: Path, architecture: Architecture, settings: TrainSettings, precision: Precision, attention: Attention
+    folder: Path,
+    architecture: Architecture,
+    settings: TrainSettings,
+    precision: Precision,
+    attention: Attention,
+    device: Device,
 ) -> Any:
     """Load the checkpoint's own model class, frozen base weights in `precision` or quantised, on this process's device."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     loader = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
-    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    place = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else "cpu"
     return loader.from_pretrained(
         folder,
         dtype=DTYPES[precision],
         attn_implementation=attention,
         quantization_config=quantization_config(settings, DTYPES[precision]),
-        device_map={"": device},
+        device_map={"": place},
         trust_remote_code=False,
         local_files_only=True,
     )

@@ -51,6 +51,7 @@ class TrainSettings(StageSettings):
     """Supervised fine-tuning of a LoRA adapter on chat rows; loss on assistant turns only."""
 
     CONTRACT: ClassVar[int] = 1
+    COMPUTES: ClassVar[bool] = True
     OUTPUTS: ClassVar[dict[str, OutputType]] = {"adapter": "adapter", "rejects": "rejects"}
     COMPUTES: ClassVar[bool] = True
 

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import UserError
 from pipeline.training.collator import CausalCollator
-from pipeline.training.hardware import Precision
+from pipeline.training.hardware import Device, Precision
 from pipeline.training.model import leave_casting_to_autocast, trainable_to_float32
 from pipeline.training.settings import TrainSettings, accumulation_for
 
@@ -27,7 +27,9 @@ LOG = logging.getLogger(__name__)
 ROW_LENGTHS = "row_lengths"
 
 
-def sft_arguments(settings: TrainSettings, output: Path, precision: Precision, world_size: int) -> SFTConfig:
+def sft_arguments(
+    settings: TrainSettings, output: Path, precision: Precision, world_size: int = 1, device: Device = "cuda"
+) -> SFTConfig:
     """SFTConfig for prepared rows: own collator, own cadence, nothing written outside `output`."""
     external = [name for name in settings.report_to if name != "tensorboard"]
     return SFTConfig(
@@ -62,7 +64,7 @@ def sft_arguments(settings: TrainSettings, output: Path, precision: Precision, w
         report_to=external or "none",
         run_name=settings.run_name,
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device == "cpu",
         max_length=None,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -1,0 +1,96 @@
+"""Checkpoints of a training in the store: `checkpoints/<step>-<unique>/`, complete once `done.json` stands in it.
+
+A checkpoint is uploaded first, then the lease is checked, then the marker is created. Older ones go only after a newer
+one is complete. A reader takes the newest complete one and checks every file against its sha256.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.errors import Trouble
+from pipeline.store.commit import StageDirectory, dumped
+from pipeline.store.shards import file_sha256
+
+LOG = logging.getLogger(__name__)
+MARKER = "done.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: the optimizer step after which it was made, and its folder's name."""
+
+    step: int
+    name: str
+
+
+class StoredCheckpoints:
+    """The checkpoints of one stage. `check` raises when this process may not write any more."""
+
+    def __init__(self, directory: StageDirectory, check: Callable[[], None], keep: int) -> None:
+        self._directory = directory
+        self._check = check
+        self._keep = keep
+
+    def complete(self) -> list[Checkpoint]:
+        """Every complete checkpoint, oldest step first."""
+        found = [name for name, files in self._folders().items() if MARKER in files]
+        return sorted((Checkpoint(int(name.split("-")[0]), name) for name in found), key=lambda one: (one.step, one.name))
+
+    def save(self, step: int, folder: Path) -> Checkpoint:
+        """Copy a local checkpoint into the store, complete it, then delete those beyond the limit."""
+        name = f"{step:08d}-{uuid.uuid4().hex}"
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        record: dict[str, Any] = {"step": step, "files": {}}
+        for path in files:
+            relative = path.relative_to(folder).as_posix()
+            self._directory.store.upload(self._key(name, relative), path)
+            record["files"][relative] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        self._check()
+        self._directory.store.create(self._key(name, MARKER), dumped(record))
+        LOG.info("checkpoint of step %d is complete: %s", step, name)
+        self._prune()
+        return Checkpoint(step, name)
+
+    def fetch(self, checkpoint: Checkpoint, folder: Path) -> Path:
+        """Copy a complete checkpoint to a local folder; Trouble when a file is not what the marker says."""
+        record = orjson.loads(self._directory.store.read(self._key(checkpoint.name, MARKER)))
+        for relative, expected in record["files"].items():
+            local = folder / relative
+            self._directory.store.download(self._key(checkpoint.name, relative), local)
+            if file_sha256(local) != expected["sha256"]:
+                raise Trouble(f"{self._key(checkpoint.name, relative)} is not what its marker says")
+        return folder
+
+    def delete_all(self) -> None:
+        """Free the space of a training that has been committed."""
+        for name, files in self._folders().items():
+            self._delete(name, files)
+
+    def _prune(self) -> None:
+        """Delete complete checkpoints beyond the limit, and remains of writers that were killed while saving."""
+        kept = {one.name for one in self.complete()[-self._keep :]}
+        for name, files in self._folders().items():
+            if name not in kept:
+                self._delete(name, files)
+
+    def _delete(self, name: str, files: list[str]) -> None:
+        # The marker goes first, so that what is half deleted is not taken for complete.
+        for file in sorted(files, key=lambda file: file != MARKER):
+            self._directory.store.delete(self._key(name, file))
+
+    def _folders(self) -> dict[str, list[str]]:
+        prefix = self._directory.key("checkpoints") + "/"
+        folders: dict[str, list[str]] = {}
+        for entry in self._directory.store.list(self._directory.key("checkpoints")):
+            name, _, file = entry.key.removeprefix(prefix).partition("/")
+            folders.setdefault(name, []).append(file)
+        return folders
+
+    def _key(self, name: str, file: str) -> str:
+        return self._directory.key("checkpoints", name, file)

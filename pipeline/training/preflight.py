@@ -1,0 +1,58 @@
+"""Everything about a training that can be known to be wrong before it starts: each a UserError with its remedy."""
+
+import shutil
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.recipe.references import StageReference
+from pipeline.store.stage import Stage
+from pipeline.training.architecture import Architecture, read_architecture
+from pipeline.training.estimate import checkpoint_bytes, parameter_counts
+from pipeline.training.hardware import require_device, require_packages
+from pipeline.training.model import check_quantised_shapes
+from pipeline.training.settings import TrainSettings, accumulation_for
+from pipeline.training.templates import choose_template
+
+
+def preflight(stage: Stage) -> None:
+    """Check the settings against the machine and, where its stage is done, against the base checkpoint."""
+    settings: TrainSettings = stage.settings
+    require_packages([name for name in settings.report_to if name != "tensorboard"])
+    require_device(stage.execution.device, stage.execution.world_size)
+    try:
+        accumulation_for(settings, stage.execution.world_size)
+    except ValueError as error:
+        raise UserError(str(error), "Change gradient_accumulation_steps or the profile.") from error
+    if not _is_there(stage, settings.base):
+        return
+    from transformers import AutoTokenizer
+
+    folder = stage.model_path(settings.base)
+    architecture = read_architecture(folder)
+    check_settings(stage, architecture)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    choose_template(tokenizer, settings.chat_template, str(folder))
+
+
+def check_settings(stage: Stage, architecture: Architecture) -> None:
+    """Check length, quantisation and disk space against the base's own configuration."""
+    settings: TrainSettings = stage.settings
+    positions = architecture.text.get("max_position_embeddings")
+    if isinstance(positions, int) and settings.max_length > positions:
+        raise UserError(
+            f"max_length={settings.max_length} and the base knows {positions} positions", f"Set max_length <= {positions}."
+        )
+    check_quantised_shapes(architecture.text, settings.quantization, stage.execution.device)
+    needed = (settings.save_total_limit + 1) * checkpoint_bytes(parameter_counts(architecture.config), settings)
+    free = shutil.disk_usage(stage.scratch()).free
+    if free < needed:
+        raise UserError(
+            f"{free / 2**30:.1f} GiB free in {stage.scratch()}, checkpoints need {needed / 2**30:.1f} GiB there",
+            "Free space, or set HANFORGE_SCRATCH to a larger disk.",
+        )
+
+
+def _is_there(stage: Stage, reference: Any) -> bool:
+    if not isinstance(reference, StageReference):
+        return True
+    return stage.lock.directory(stage.store, reference.stage).manifest() is not None

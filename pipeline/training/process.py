@@ -1,0 +1,26 @@
+"""What must hold in a training process before anything is computed: threads, determinism, allocator, no network."""
+
+import os
+import warnings
+
+import torch
+
+from pipeline.recipe.profiles import Execution
+
+
+def prepare_process(execution: Execution) -> None:
+    """Set this process up for a training as the run's lock describes it.
+
+    On the CPU the result is promised bitwise, so the number of threads is fixed and nondeterministic operations raise.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if execution.device == "cuda":
+        # Fragments are what runs a card full at the last long batch. PyTorch renamed the variable in 2.9.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    else:
+        torch.set_num_threads(execution.threads)
+        torch.use_deterministic_algorithms(True)
+    # A frozen base under activation checkpointing warns once a layer; the adapters do get their gradients.
+    warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")

@@ -1,0 +1,250 @@
+"""The kind `train`: base + rows -> adapter. One writer under a lease, checkpoints in the store, resume from the newest.
+
+On the CPU the adapter's bytes do not depend on how often the training was killed: data order, dropout and optimizer
+state come back with the checkpoint, and logging, saving and evaluating consume no randomness.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from pipeline.errors import UserError
+from pipeline.merging.checkpoint import open_checkpoint
+from pipeline.merging.identity import weights_digest
+from pipeline.recipe.references import InputReference, StageReference
+from pipeline.store.commit import Counts
+from pipeline.store.lease import Lease
+from pipeline.store.stage import Stage
+from pipeline.training.architecture import Architecture, read_architecture
+from pipeline.training.card import BaseIdentity, finish_adapter
+from pipeline.training.checkpoints import StoredCheckpoints
+from pipeline.training.data import OverLength, Rejected, Tally, open_dataset, tokenised, write_dataset, write_packed
+from pipeline.training.events import TrainingEvents
+from pipeline.training.hardware import capability_here, choose_attention, choose_precision, require_device
+from pipeline.training.masks import ChatEncoder, Encoded
+from pipeline.training.model import compile_decoder_layers, load_base, lora_config
+from pipeline.training.preflight import check_settings, preflight
+from pipeline.training.process import prepare_process
+from pipeline.training.settings import TrainSettings
+from pipeline.training.templates import choose_template
+from pipeline.training.trainer import Cadence, PreparedRowsTrainer, build_trainer, out_of_memory, sft_arguments
+
+__all__ = ["preflight", "run"]
+UNIT = "train"
+DEFAULT_EVAL_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows as the trainer reads them, and what became of them."""
+
+    dataset: Any
+    eval_dataset: Any
+    tally: Tally
+    eval_rows: int
+    rejects: Path
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint to start from, with its tokenizer and the chat template that training uses."""
+
+    folder: Path
+    architecture: Architecture
+    tokenizer: Any
+    template: str
+
+
+def run(stage: Stage) -> None:
+    """Train, or go on from the newest complete checkpoint; commits outputs `adapter` and `rejects`.
+
+    Raises UserError for what the user must mend (memory, a loss that is no number, no row left), Stopped after a
+    checkpoint when asked to stop, Trouble when another writer took over.
+    """
+    stage.directory.plan(lambda: {"units": [UNIT]})
+    with Lease(stage.directory, stage.stop) as lease:
+        if lease.adopted or stage.directory.manifest() is not None:
+            return
+        checkpoints = StoredCheckpoints(stage.directory, lease.check, stage.settings.save_total_limit)
+        if UNIT not in stage.directory.done_names():
+            _train(stage, lease, checkpoints)
+        lease.check()
+        stage.directory.commit_manifest([UNIT], dict(stage.directory.done()[UNIT].measurements))
+        checkpoints.delete_all()
+
+
+def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
+    settings: TrainSettings = stage.settings
+    prepare_process(stage.execution)
+    require_device(stage.execution.device, stage.execution.world_size)
+    base = _open_base(stage)
+    data = prepare_data(stage, ChatEncoder(base.tokenizer))
+    events = TrainingEvents(stage, stage.scratch() / "tensorboard" if "tensorboard" in settings.report_to else None)
+
+    def saved(step: int, folder: Path) -> None:
+        checkpoints.save(step, folder)
+        events.upload()
+
+    cadence = Cadence(
+        save_steps=settings.save_steps,
+        save_seconds=settings.save_seconds,
+        eval_steps=settings.eval_steps,
+        evaluates=data.eval_dataset is not None,
+        stop_requested=lambda: stage.stop.requested,
+        on_saved=saved,
+        on_log=events.log,
+        on_step=events.step,
+    )
+    trainer = _trainer(stage, base, data, cadence)
+    events.trainer = trainer
+    _fit(stage, trainer, checkpoints)
+    events.upload()
+    _commit(stage, lease, base, data, trainer, events.last_eval_loss)
+
+
+def _open_base(stage: Stage) -> Base:
+    from transformers import AutoTokenizer
+
+    folder = stage.model_path(stage.settings.base)
+    architecture = read_architecture(folder)
+    check_settings(stage, architecture)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return Base(folder, architecture, tokenizer, choose_template(tokenizer, stage.settings.chat_template, str(folder)))
+
+
+def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
+    """Tokenise the rows of `data` (and `eval_data`) into the scratch folder, packed when the settings say so."""
+    settings: TrainSettings = stage.settings
+    folder, tally = stage.scratch(), Tally()
+    rejects = folder / "rejects.jsonl"
+    rows = (row for reference in settings.data_references for row in stage.rows(reference))
+    with rejects.open("wb") as out:
+        kept = _kept(_until_stopped(stage, rows), encoder, tally, settings, out)
+        dataset = open_dataset(write_dataset(folder / "rows.arrow", kept))
+    if not tally.ok:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tally.rejected.items())) or "the data is empty"
+        raise UserError(
+            f"none of {tally.planned} rows can be trained on: {reasons}", "Raise max_length, or look at the chat template."
+        )
+    stage.log.info("%s", tally.measurements())
+    eval_dataset, eval_rows = None, 0
+    if settings.eval_data is not None:
+        held_out = Tally()
+        rows = _first(stage.rows(settings.eval_data), settings.eval_rows or DEFAULT_EVAL_ROWS)
+        eval_dataset = open_dataset(write_dataset(folder / "eval.arrow", _kept(rows, encoder, held_out, settings, None)))
+        eval_rows = held_out.ok
+        if not eval_rows:
+            raise UserError(f"none of {held_out.planned} rows of eval_data can be used", f"Reasons: {held_out.rejected}.")
+    if settings.packing:
+        dataset = open_dataset(write_packed(folder / "packed.arrow", dataset, settings.max_length))
+    return Prepared(dataset, eval_dataset, tally, eval_rows, rejects)
+
+
+def _first(rows: Any, count: int) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        if number == count:
+            return
+        yield row
+
+
+def _until_stopped(stage: Stage, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        stage.stop.raise_if_requested()
+        yield row
+
+
+def _kept(rows: Any, encoder: ChatEncoder, tally: Tally, settings: TrainSettings, rejects: Any) -> Iterator[Encoded]:
+    """The rows that are trained on; the others go to `rejects` as JSON lines."""
+    policy: OverLength = settings.over_length
+    for result in tokenised(rows, encoder, tally, max_length=settings.max_length, over_length=policy):
+        if isinstance(result, Encoded):
+            yield result
+        elif rejects is not None:
+            rejects.write(reject_line(result) + b"\n")
+
+
+def reject_line(rejected: Rejected) -> bytes:
+    """A rejects row: reason, detail, where the row came from, and the row itself as `line`."""
+    row = rejected.row
+    record = {
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+        "source": row.get("source"),
+        "origin": row.get("origin"),
+        "line": orjson.dumps(row).decode(),
+    }
+    return orjson.dumps(record)
+
+
+def _trainer(stage: Stage, base: Base, data: Prepared, cadence: Cadence) -> PreparedRowsTrainer:
+    settings, execution = stage.settings, stage.execution
+    precision = choose_precision(execution.precision, device=execution.device, capability=capability_here())
+    attention = choose_attention(execution.attention) if execution.device == "cuda" else "sdpa"
+    model = load_base(base.folder, base.architecture, settings, precision, attention, execution.device)
+    if settings.compile_layers:
+        compile_decoder_layers(model)
+    arguments = sft_arguments(settings, stage.scratch() / "output", precision, execution.world_size, execution.device)
+    lora = lora_config(model, base.architecture, settings.lora)
+    flatten = settings.packing and attention == "flash_attention_2"
+    return build_trainer(
+        model, base.tokenizer, arguments, lora, data.dataset, data.eval_dataset, cadence=cadence, flatten=flatten
+    )
+
+
+def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoints) -> None:
+    """Run the optimizer steps that are left; Stopped when asked to stop, after a checkpoint."""
+    complete = checkpoints.complete()
+    resume = None
+    if complete:
+        newest = complete[-1]
+        stage.log.info("going on from the checkpoint of step %d", newest.step)
+        resume = str(checkpoints.fetch(newest, stage.scratch() / "resume" / f"checkpoint-{newest.step}"))
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(stage.settings, error) from error
+    if trainer.state.global_step < trainer.state.max_steps:
+        stage.stop.raise_if_requested()
+
+
+def _commit(
+    stage: Stage, lease: Lease, base: Base, data: Prepared, trainer: PreparedRowsTrainer, eval_loss: float | None
+) -> None:
+    folder = stage.scratch() / "adapter"
+    # The base is asked for its embeddings' size only where it lies; no lookup on a hub.
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    tally = data.tally
+    measured = {
+        **tally.measurements(),
+        "planned": tally.planned,
+        "rejected": dict(sorted(tally.rejected.items())),
+        "steps": trainer.state.global_step,
+        "precision": stage.execution.precision,
+        "eval_loss": eval_loss,
+        "eval_rows": data.eval_rows,
+    }
+    finish_adapter(folder, base.folder, _identity(stage, base), base.template, stage.settings, measured)
+    with stage.directory.write_rows(UNIT, output="rejects") as writer, data.rejects.open("rb") as lines:
+        for line in lines:
+            writer.write(line.rstrip(b"\n"))
+    outputs = {"adapter": stage.directory.write_directory(UNIT, folder), "rejects": [writer.committed()]}
+    lease.check()
+    counts = Counts(tally.planned, tally.ok, measured["rejected"], {})
+    stage.directory.commit_unit(UNIT, outputs, counts, measured)
+
+
+def _identity(stage: Stage, base: Base) -> BaseIdentity:
+    reference = stage.settings.base
+    identity = stage.identity(reference)
+    quantised = "quantization_config" in base.architecture.config or "quantization_config" in base.architecture.text
+    weights = "" if quantised else weights_digest(open_checkpoint(base.folder))
+    if isinstance(reference, StageReference):
+        return BaseIdentity(f"{stage.recipe_name}/{reference.stage}", identity, weights)
+    if isinstance(reference, InputReference):
+        return BaseIdentity(reference.input, identity, weights)
+    return BaseIdentity(str(reference).rstrip("/").rsplit("/", 1)[-1] if "://" in reference or reference.startswith(("/", ".")) else reference, identity, weights)
