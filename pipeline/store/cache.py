@@ -91,14 +91,16 @@ def staged_folder(files: list[Wanted]) -> Path:
     (root / "locks").mkdir(parents=True, exist_ok=True)
     if name not in _HELD:
         lock = os.open(root / "locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            if not _whole(folder, files):
-                _fill(files, folder, root)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # other processes may be reading the folder for hours
+            while not _whole(folder, files):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _whole(folder, files):
+                    _fill(files, folder, root)
+                fcntl.flock(lock, fcntl.LOCK_SH)  # not atomic, so look again
         except BaseException:
             os.close(lock)
             raise
-        fcntl.flock(lock, fcntl.LOCK_SH)
         _HELD[name] = lock
     os.utime(root / "locks" / name)
     return folder
