@@ -46,7 +46,8 @@ class ScanUnit:
     @property
     def name(self) -> str:
         """The unit's name in the journal."""
-        return f"scan-{self.file:05d}-whole" if self.end < 0 else f"scan-{self.file:05d}-{self.start:014d}"
+        where = "whole" if self.end < 0 else f"{self.start:014d}-{self.end:014d}"
+        return f"scan-{self.file:05d}-{where}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,6 @@ from tests.text.stages import stages
 if __name__ == "__main__":
     store_url, raw, settings = sys.argv[1:]
     stage = stages(store_url, raw, prepare=json.loads(settings))["prepare"]
-    prepare.UNIT_BYTES = 20_000
+    prepare.UNIT_BYTES = 3_000
     stage.stop.listen()
     prepare.run(stage)
