@@ -41,6 +41,6 @@ def check_recorded_base(checkpoint: Checkpoint, adapter: Path) -> None:
     if recorded["weights"] != found:
         name = recorded.get("name") or recorded.get("identity") or "another checkpoint"
         raise UserError(
-            f"{adapter} was trained on {name!s} (weights {recorded['weights']}), and {checkpoint.folder} holds {found}",
+            f"{adapter} was trained on {name!r} (weights {recorded['weights']}), and {checkpoint.folder} holds {found}",
             "Name the base that it was trained on.",
         )

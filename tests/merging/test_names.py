@@ -62,7 +62,9 @@ def test_a_vision_language_model_merges_as_peft_does(tmp_path: Path, family, tra
     torch.manual_seed(0)
     model = family()
     base = save(model.to(torch.bfloat16), tmp_path / "base")
-    adapter = adapt(base, tmp_path / "adapter", model_class=type(model), target_modules=LANGUAGE, modules_to_save=trained)
+    adapter = adapt(
+        base, tmp_path / "adapter", model_class=type(model), target_modules=LANGUAGE, modules_to_save=trained
+    )
     merge_checkpoint(base, adapter, tmp_path / "merged")
 
     theirs = peft_model(base, adapter, type(model)).merge_and_unload()

@@ -49,7 +49,9 @@ def test_an_untied_model_takes_an_adapter_of_its_own_head(tmp_path: Path) -> Non
     base = qwen3(tmp_path / "base", tie_word_embeddings=True)
     first = adapt(base, tmp_path / "first", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
     merge_checkpoint(base, first, tmp_path / "one")
-    second = adapt(tmp_path / "one", tmp_path / "second", seed=5, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    second = adapt(
+        tmp_path / "one", tmp_path / "second", seed=5, target_modules=["q_proj"], modules_to_save=["lm_head"]
+    )
     merge_checkpoint(tmp_path / "one", second, tmp_path / "two")
     theirs = peft_model(tmp_path / "one", second).merge_and_unload().state_dict()
     ours = weights(tmp_path / "two")
