@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    place: Annotated[str, typer.Argument(metavar="RUN:STAGE", help="A run's id or latest[@RECIPE], and its stage.")],
+    place: Annotated[str, typer.Argument(metavar="RUN:STAGE", help="A run's id or latest, and its stage.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
     output: Annotated[str | None, typer.Option(help="Only this output, such as heldout or rejects.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def fetch(
-    model: Annotated[str, typer.Argument(help="A Hub id, ORGANISATION/NAME[@REVISION].", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A Hub id: ORGANISATION/NAME, or with @REVISION.", metavar="MODEL")],
     store: StoreOption = DEFAULT_STORE,
     dataset: Annotated[bool, typer.Option("--dataset", help="It is a data set, not a model.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit; main by default.")] = None,

@@ -33,6 +33,10 @@ class Entry:
     size: int
 
 
+Entries = list[Entry]
+Names = list[str]
+
+
 class Store:
     """Objects under one URL. Picklable: a worker process opens its own connections."""
 
@@ -78,6 +82,7 @@ class Store:
 
     def upload(self, key: str, local: Path) -> None:
         """Copy a local file to an object with a unique name, in parts when it is large."""
+        local.stat()  # a missing local file is the caller's mistake and is not retried
         if self.is_local:
             self._do("write", key, lambda path: self._copy_in(path, local))
         else:
@@ -88,10 +93,10 @@ class Store:
         local.parent.mkdir(parents=True, exist_ok=True)
         self._do("read", key, lambda path: self.filesystem.get_file(path, str(local)))
 
-    def list(self, prefix: str) -> list[Entry]:
+    def list(self, prefix: str) -> Entries:
         """All objects whose key begins with the folder `prefix`, sorted by key; empty when there are none."""
 
-        def find(path: str) -> list[Entry]:
+        def find(path: str) -> Entries:
             try:
                 found = self.filesystem.find(path, detail=True)
             except FileNotFoundError:
@@ -101,10 +106,10 @@ class Store:
 
         return self._do("list", prefix, find)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Names:
         """The names one level below `prefix`, sorted."""
 
-        def names(path: str) -> list[str]:
+        def names(path: str) -> Names:
             try:
                 return sorted({str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.filesystem.ls(path, detail=False)})
             except (FileNotFoundError, NotADirectoryError):
@@ -128,7 +133,16 @@ class Store:
         self._do("delete", key, remove)
 
     def _do(self, verb: str, key: str, call: Callable[[str], Any]) -> Any:
-        return retried(f"cannot {verb} {self.url}/{key}", lambda: call(self.path(key)))
+        def once() -> Any:
+            try:
+                return call(self.path(key))
+            except FileNotFoundError as error:
+                if verb not in ("create", "write"):
+                    raise
+                # no bucket, or an upload that a lost answer had completed already: no missing object, try again
+                raise OSError(f"{type(error).__name__}: {error}") from error
+
+        return retried(f"cannot {verb} {self.url}/{key}", once)
 
     def _create(self, path: str, data: bytes) -> None:
         if not self.exclusive:

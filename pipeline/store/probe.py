@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import UserError
@@ -22,7 +23,8 @@ def open_store(url: str) -> Store:
     """
     store = Store(url)
     key = f".probe/{uuid.uuid4().hex}"
-    attempt(store, lambda: store._create(store.path(key), b"first"))
+    with suppress(FileExistsError):  # the key is unique: it exists because the answer to our own success was lost
+        attempt(store, lambda: store._create(store.path(key), b"first"))
     try:
         attempt(store, lambda: store._create(store.path(key), b"second"))
     except FileExistsError:
