@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from pipeline.reporting.curves import Points
+from pipeline.reporting.texts import Text
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 34
@@ -14,9 +15,9 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 34
 
 @dataclass(frozen=True)
 class Line:
-    """One series: `style` is a CSS class (c1, c2, ...); `dots` marks each point."""
+    """One series: its name in both languages; `style` is a CSS class (c1, c2, ...); `dots` marks each point."""
 
-    name: str
+    name: Text
     points: Points
     style: str
     dots: bool = False
@@ -37,7 +38,7 @@ def line_chart(lines: list[Line], label: str, zero: bool = False) -> Markup:
     body = [*_grid(x_axis, y_axis), *(_path(line, x_axis, y_axis) for line in drawn)]
     data = [
         {
-            "name": line.name,
+            "name": line.name._asdict(),
             "style": line.style,
             "points": [[x, y, round(x_axis(x), 1), round(y_axis(y), 1)] for x, y in line.points if math.isfinite(y)],
         }

@@ -1,0 +1,197 @@
+"""Everything that a report tells about a run, gathered from the store once: the source of the page and of `--json`."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.recipe.fields import resolved
+from pipeline.recipe.references import StageReference, references_in
+from pipeline.reporting.curves import Curves, curves
+from pipeline.reporting.funnel import StageFlow, stage_flow
+from pipeline.reporting.lineage import code_versions
+from pipeline.reporting.pairs import Pair, Prediction, pairs, wrong_predictions
+from pipeline.reporting.scores import Evaluation, evaluation
+from pipeline.reporting.settings_shown import settings_shown
+from pipeline.store.commit import Manifest
+from pipeline.store.objects import Store
+from pipeline.store.progress import read_metrics
+from pipeline.store.runs import RunLock
+from pipeline.store.status import StageStatus, chain_status
+
+Verdict = Literal["done", "refused", "failed", "running", "stopped", "incomplete"]
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage: its status, what it reads, its settings, what it measured, and who made it."""
+
+    status: StageStatus
+    level: int
+    needs: tuple[str, ...]
+    settings: dict[str, Any]
+    measured: dict[str, Any]
+    flow: StageFlow | None
+    curves: Curves | None
+    code: list[dict[str, str]]
+    execution: dict[str, Any] | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values; what is not known is null, never zero."""
+        status = self.status
+        return {
+            "name": status.name,
+            "kind": status.kind,
+            "state": status.state,
+            "message": status.message,
+            "rows": status.counts.plain() if status.counts and status.counts.planned else None,
+            "seconds": status.seconds or None,
+            "peak_bytes": status.peak_bytes or None,
+            "gpu_peak_bytes": status.gpu_peak_bytes or None,
+            "scores": self.measured.get("scores"),
+            "attempts": status.attempts,
+            "fingerprint": status.fingerprint,
+            "needs": list(self.needs),
+            "settings": self.settings,
+            "flow": self.flow.plain() if self.flow else None,
+            "curves": self.curves.plain() if self.curves else None,
+            "code": self.code,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run as the page shows it. Times are seconds since the epoch."""
+
+    run: str
+    recipe: str
+    description: str
+    created: float
+    written: float
+    store: str
+    verdict: Verdict
+    stages: list[StageFacts]
+    evaluations: list[Evaluation]
+    pairs: list[Pair] = field(default_factory=list)
+    wrong: list[Prediction] = field(default_factory=list)
+    promotion: dict[str, Any] | None = None
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hub_models: dict[str, str] = field(default_factory=dict)
+    resolved_recipe: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values: the machine's twin of the page, without sampled texts."""
+        return {
+            "run": self.run,
+            "recipe": self.recipe,
+            "created": self.created,
+            "written": self.written,
+            "store": self.store,
+            "verdict": self.verdict,
+            "stages": {stage.status.name: stage.plain() for stage in self.stages},
+            "evaluations": [one.plain() for one in self.evaluations],
+            "promotion": self.promotion,
+            "inputs": self.inputs,
+            "hub_models": self.hub_models,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """The work of all stages, in seconds."""
+        return sum(stage.status.seconds for stage in self.stages)
+
+
+def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) -> Report:
+    """Read a run's locks, manifests, metrics and a few rows; works at any point of a run."""
+    statuses = chain_status(store, lock)
+    manifests = {status.name: lock.directory(store, status.name).manifest() for status in statuses}
+    levels = _levels(lock)
+    stages = [_facts(store, lock, status, manifests[status.name], levels[status.name]) for status in statuses]
+    evaluations = [
+        evaluation(lock, name, manifest.measurements if manifest else None)
+        for name, manifest in manifests.items()
+        if lock.stages[name].kind == "evaluate"
+    ]
+    return Report(
+        run=lock.run_id,
+        recipe=lock.recipe.name,
+        description=lock.recipe.description.strip(),
+        created=lock.created,
+        written=time.time(),
+        store=store.url,
+        verdict=_verdict(statuses),
+        stages=stages,
+        evaluations=evaluations,
+        pairs=_pairs(store, lock, manifests, num_samples, seed),
+        wrong=_wrong(store, lock, manifests, num_samples, seed),
+        promotion=next((m.measurements for n, m in manifests.items() if m and lock.stages[n].kind == "promote"), None),
+        inputs={key: source.plain() for key, source in lock.inputs.items()},
+        hub_models=lock.hub_models,
+        resolved_recipe=resolved(lock.recipe),
+    )
+
+
+def _facts(store: Store, lock: RunLock, status: StageStatus, manifest: Manifest | None, level: int) -> StageFacts:
+    settings = lock.settings(status.name)
+    records = read_metrics(lock.directory(store, status.name))
+    return StageFacts(
+        status=status,
+        level=level,
+        needs=lock.stages[status.name].needs,
+        settings=settings_shown(settings),
+        measured=manifest.measurements if manifest else {},
+        flow=stage_flow(status.name, settings.kind, manifest) if manifest else None,
+        curves=curves(records) if settings.kind == "train" and records else None,
+        code=code_versions(records),
+        execution=execution_of(lock, status.name),
+    )
+
+
+def execution_of(lock: RunLock, name: str) -> dict[str, Any] | None:
+    """Where a computing stage runs (card, precision, devices), None for stages whose result does not depend on it."""
+    return lock.stages[name].execution.model_dump() if type(lock.settings(name)).COMPUTES else None
+
+
+def _levels(lock: RunLock) -> dict[str, int]:
+    """How many stages lie before each on its longest way: the column of its card."""
+    levels: dict[str, int] = {}
+    names = list(lock.stages)
+    while names:
+        for name in list(names):
+            if all(other in levels for other in lock.stages[name].needs):
+                levels[name] = 1 + max((levels[other] for other in lock.stages[name].needs), default=-1)
+                names.remove(name)
+    return levels
+
+
+def _verdict(statuses: list[StageStatus]) -> Verdict:
+    states = {status.state for status in statuses}
+    for state in ("failed", "refused", "running", "stopped"):
+        if state in states:
+            return state
+    return "done" if states == {"done"} else "incomplete"
+
+
+def _pairs(store: Store, lock: RunLock, manifests: dict[str, Manifest | None], count: int, seed: int) -> list[Pair]:
+    """Rows before and after augmentation, of the set that passed validation where there is one."""
+    augmented = [name for name in manifests if lock.stages[name].kind == "augment" and manifests[name]]
+    validated = {
+        reference.stage: name
+        for name in manifests
+        if lock.stages[name].kind == "validate" and manifests[name]
+        for _, reference, _ in references_in(lock.settings(name))
+        if isinstance(reference, StageReference)
+    }
+    out: list[Pair] = []
+    for name in augmented:
+        out.extend(pairs(store, lock, name, validated.get(name), count, seed))
+    return out
+
+
+def _wrong(
+    store: Store, lock: RunLock, manifests: dict[str, Manifest | None], count: int, seed: int
+) -> list[Prediction]:
+    out: list[Prediction] = []
+    for name, manifest in manifests.items():
+        if manifest is not None and lock.stages[name].kind == "evaluate":
+            out.extend(wrong_predictions(store, lock, name, count, seed))
+    return out

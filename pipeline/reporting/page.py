@@ -1,0 +1,177 @@
+"""The report as one self-contained HTML page: styles and script inside, nothing fetched.
+
+What models and data say is hostile text: the template escapes everything (autoescape), and only this package's own
+markup is marked as safe.
+"""
+
+import io
+from importlib import resources
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
+
+from pipeline.reporting import figures
+from pipeline.reporting.funnel import Flow, Segment
+from pipeline.reporting.gather import Report, StageFacts
+from pipeline.reporting.pairs import Prediction
+from pipeline.reporting.scores import Metric, headline, metrics
+from pipeline.reporting.svg import Line, line_chart
+from pipeline.reporting.texts import TEXTS, coded, text
+
+REASON_COLOURS = 6
+EVALUATION_COLOURS = 5
+MOST_BARS = 8
+FLOWING = ("prepare", "augment", "validate", "train")
+FILTERS = ("count", "percent", "duration", "size", "when", "plain_number", "score", "change", "tone")
+
+
+def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
+    """The whole page; it opens in `language` and holds both."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update({name: getattr(figures, name) for name in FILTERS})
+    environment.filters.update(
+        figure=figure,
+        checks=checks,
+        loss_chart=loss_chart,
+        rate_chart=rate_chart,
+        trained=trained,
+        setting_items=setting_items,
+    )
+    environment.globals.update(t=text, coded=coded, segment_class=segment_class, e_class=evaluation_class(report))
+    return environment.get_template("report.html.jinja").render(**_context(report), language=language)
+
+
+def _context(report: Report) -> dict[str, Any]:
+    stages = report.stages
+    table = metrics(report.evaluations)
+    trainings = [stage for stage in stages if stage.status.kind == "train"]
+    rows = [stage.status.counts.ok for stage in trainings if stage.status.counts is not None]
+    return {
+        "report": report,
+        "css": _asset("report.css"),
+        "javascript": _asset("report.js"),
+        "stages_done": sum(stage.status.state == "done" for stage in stages),
+        "columns": _columns(stages),
+        "flowing": [stage for stage in stages if stage.status.kind in FLOWING],
+        "trainings": trainings,
+        "trained_rows": sum(rows) if rows else None,
+        "table": table,
+        "best": headline(table),
+        "main_metrics": _main(table),
+        "wrong": _by_stage(report.wrong),
+        "longest": max((stage.status.seconds for stage in stages), default=0.0) or 1.0,
+        "peak": max((stage.status.gpu_peak_bytes or stage.status.peak_bytes for stage in stages), default=0),
+        "has_gpu": any(stage.status.gpu_peak_bytes for stage in stages),
+        "recipe_text": _yaml(report.resolved_recipe),
+    }
+
+
+def _asset(name: str) -> Markup:
+    """A style sheet or script of this package, which the page carries as it is."""
+    return Markup(resources.files("pipeline.reporting").joinpath("templates", name).read_text("utf-8"))
+
+
+def _columns(stages: list[StageFacts]) -> list[list[StageFacts]]:
+    columns: dict[int, list[StageFacts]] = {}
+    for stage in stages:
+        columns.setdefault(stage.level, []).append(stage)
+    return [columns[level] for level in sorted(columns)]
+
+
+def _main(table: list[Metric]) -> list[Metric]:
+    """The metrics drawn as bars: shares whose values are not all zero, in the table's order."""
+    drawn = [metric for metric in table if metric.is_share and any(value and value.value for value in metric.values)]
+    return drawn[:MOST_BARS]
+
+
+def _by_stage(predictions: list[Prediction]) -> list[tuple[str, list[Prediction]]]:
+    names = dict.fromkeys(prediction.stage for prediction in predictions)
+    return [(name, [one for one in predictions if one.stage == name]) for name in names]
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    out = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 110
+    yaml.dump(values, out)
+    return out.getvalue()
+
+
+def figure(stage: StageFacts) -> Markup:
+    """The one figure of a stage's card: rows, loss, progress; time after it. What is not known is left out."""
+    status = stage.status
+    parts: list[Markup | str] = []
+    if stage.flow is not None:
+        parts.append(Markup("{} {}").format(figures.count(stage.flow.whole.kept), text("rows")))
+    elif status.state == "running" and status.progress.get("done") is not None:
+        total = status.progress.get("total")
+        parts.append(f"{status.progress['done']:,}" + (f" / {total:,}" if total else ""))
+    if stage.curves is not None and stage.curves.loss:
+        parts.append(Markup("{} {}").format(text("loss"), figures.plain_number(stage.curves.loss[-1][1])))
+    if status.seconds:
+        parts.append(figures.duration(status.seconds))
+    return Markup(" · ").join(parts)
+
+
+def checks(stage: StageFacts) -> list[tuple[str, int, int]]:
+    """What a validate stage measured: (name, rows, rows checked)."""
+    total = stage.measured.get("checked") if stage.status.kind == "validate" else None
+    return [(name, number, total) for name, number in stage.measured["counts"].items()] if total else []
+
+
+def loss_chart(stage: StageFacts) -> Markup:
+    """Training loss, and the loss on held-out rows where it was measured."""
+    if stage.curves is None:
+        return Markup("")
+    lines = [
+        Line(TEXTS["loss"], stage.curves.loss, "c1"),
+        Line(TEXTS["eval_loss"], stage.curves.eval_loss, "c2", dots=True),
+    ]
+    return line_chart(lines, f"{stage.status.name}: loss", zero=True)
+
+
+def rate_chart(stage: StageFacts) -> Markup:
+    """The learning rate."""
+    if stage.curves is None:
+        return Markup("")
+    line = Line(TEXTS["learning_rate"], stage.curves.learning_rate, "c3")
+    return line_chart([line], f"{stage.status.name}: learning rate", zero=True)
+
+
+def trained(stage: StageFacts) -> list[tuple[Markup, str]]:
+    """What a training measured: steps, tokens, speed."""
+    out = [
+        (text(name), figures.count(stage.measured[name]))
+        for name in ("steps", "rows", "tokens", "trained_tokens")
+        if name in stage.measured
+    ]
+    if stage.measured.get("eval_loss") is not None:
+        out.append((text("eval_loss"), figures.plain_number(stage.measured["eval_loss"])))
+    if stage.curves is not None and stage.curves.tokens_per_second:
+        out.append((text("tokens_per_second"), figures.count(stage.curves.tokens_per_second)))
+    return out
+
+
+def setting_items(stage: StageFacts) -> list[tuple[str, str]]:
+    """A stage's settings, and what its profile decided."""
+    execution = stage.execution or {}
+    return [(key, figures.setting(value)) for key, value in {**stage.settings, **execution}.items()]
+
+
+def segment_class(flow: Flow, segment: Segment) -> str:
+    """The colour of a segment: its state's, and for reasons of rejection the next of six."""
+    if segment.state != "rejected":
+        return f"s-{segment.state}"
+    reasons = [one.reason for one in flow.segments if one.state == "rejected"]
+    return f"s-r{reasons.index(segment.reason) % REASON_COLOURS + 1}"
+
+
+def evaluation_class(report: Report) -> Any:
+    """From an evaluation's place to its colour: the last is always the strongest of as many as there are."""
+    shift = {1: 2, 2: 1}.get(len(report.evaluations), 0)
+    return lambda place: (place + shift) % EVALUATION_COLOURS + 1

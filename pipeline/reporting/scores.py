@@ -1,0 +1,140 @@
+"""Scores of a run's evaluate stages side by side: before, between and after, with 95 % intervals.
+
+Scores are flat: "<set>.<mode>.<metric>" to a number. Modes are `on` and `off` (thinking).
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.recipe.references import InputReference, StageReference
+from pipeline.scoring.verdict import LOWER_IS_BETTER
+from pipeline.store.runs import RunLock
+
+Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
+HEADLINES = ("exact", "final_answer", "normalised", "passed")
+AMOUNTS = ("rows", "mean_characters", "mean_reasoning_characters", "judged")  # not shares of 0 to 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluate stage: what model it asked, its scores by flat name, rows asked and intervals where known."""
+
+    stage: str
+    model: str
+    done: bool
+    scores: dict[str, float]
+    rows: dict[str, int]
+    intervals: dict[str, tuple[float, float]]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One cell: `low` and `high` are the 95 % interval, None where it is not known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the table: a value per evaluation, None where it was not measured."""
+
+    name: str
+    group: str
+    mode: str
+    values: tuple[Value | None, ...]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether values are shares from 0 to 1."""
+        return self.name not in AMOUNTS and all(value is None or 0 <= value.value <= 1 for value in self.values)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a fall is an improvement."""
+        return self.name in LOWER_IS_BETTER
+
+    @property
+    def change(self) -> float | None:
+        """Last measured minus first measured; None with fewer than two."""
+        known = [value.value for value in self.values if value is not None]
+        return known[-1] - known[0] if len(known) > 1 else None
+
+
+def model_name(lock: RunLock, stage: str) -> str:
+    """What an evaluate stage asked: a stage's name, an input's, or the last part of an id or URL."""
+    reference = getattr(lock.settings(stage), "model", None)
+    if isinstance(reference, StageReference):
+        return reference.stage
+    if isinstance(reference, InputReference):
+        return reference.input
+    return str(reference).rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+
+
+def evaluation(lock: RunLock, stage: str, measured: dict[str, Any] | None) -> Evaluation:
+    """An evaluate stage's scores from its manifest's measurements, None while it is not done."""
+    if measured is None:
+        return Evaluation(stage, model_name(lock, stage), False, {}, {}, {})
+    scores = {
+        name: float(value) for name, value in measured.get("scores", {}).items() if isinstance(value, (int, float))
+    }
+    rows = {name.removesuffix(".rows"): int(value) for name, value in scores.items() if name.endswith(".rows")}
+    rows |= {str(name): int(value) for name, value in measured.get("rows", {}).items()}
+    stored = measured.get("intervals", {})
+    intervals = {name: _interval(name, value, rows, stored.get(name)) for name, value in scores.items()}
+    return Evaluation(
+        stage, model_name(lock, stage), True, scores, rows, {name: pair for name, pair in intervals.items() if pair}
+    )
+
+
+def metrics(evaluations: list[Evaluation]) -> list[Metric]:
+    """The table: every metric that any evaluation measured, best-known ones first in each set and mode."""
+    names = {name for one in evaluations for name in one.scores if name.count(".") >= 2}
+    return [_metric(name, evaluations) for name in sorted(names, key=_rank)]
+
+
+def _metric(name: str, evaluations: list[Evaluation]) -> Metric:
+    group, mode, metric = name.split(".", 2)
+    values = [
+        Value(one.scores[name], *one.intervals.get(name, (None, None))) if name in one.scores else None
+        for one in evaluations
+    ]
+    return Metric(metric, group, mode, tuple(values))
+
+
+def headline(table: list[Metric]) -> Metric | None:
+    """The metric that speaks for the run: the first of exact, final_answer, normalised, passed; the mode that ends best."""
+    for name in HEADLINES:
+        found = [metric for metric in table if metric.name == name and any(metric.values)]
+        if found:
+            return max(found, key=lambda metric: [value.value for value in metric.values if value][-1])
+    return None
+
+
+def _rank(name: str) -> tuple[str, str, int, str]:
+    group, mode, metric = name.split(".", 2)
+    place = HEADLINES.index(metric) if metric in HEADLINES else len(HEADLINES)
+    return ("" if group == "data" else group, mode, place, metric)
+
+
+def _interval(name: str, value: float, rows: dict[str, int], stored: Any) -> tuple[float, float] | None:
+    if isinstance(stored, (list, tuple)) and len(stored) == 2:
+        return float(stored[0]), float(stored[1])
+    count = rows.get(name.rsplit(".", 1)[0]) or rows.get(name.split(".", 1)[0])
+    if not count or name.rsplit(".", 1)[-1] in AMOUNTS or not 0 <= value <= 1:
+        return None
+    return wilson(value, count)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` rows (Wilson, 1927). Example: wilson(0.5, 100) -> (0.404, 0.596)"""
+    square = Z_95 * Z_95
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = Z_95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
