@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.fields import Closed
 
-LOWER_IS_BETTER = ("chinese", "truncated", "looping", "empty", "mean_characters", "mean_reasoning_characters")
+LOWER_IS_BETTER = ("chinese", "truncated", "empty", "failed", "mean_characters", "mean_reasoning_characters")
 
 
 class Bound(Closed):
