@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from jobs import inspect, models, run
+from jobs import chat, doctor, engine, export, fetch, gc, inspect, lineage, report, run, samples
 from pipeline.errors import HanforgeError
 
 app = typer.Typer(
@@ -17,7 +17,15 @@ app = typer.Typer(
 )
 run.register(app)
 inspect.register(app)
-models.register(app)
+samples.register(app)
+lineage.register(app)
+report.register(app)
+chat.register(app)
+engine.register(app)
+fetch.register(app)
+export.register(app)
+gc.register(app)
+doctor.register(app)
 
 
 def main() -> None:

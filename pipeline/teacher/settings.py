@@ -145,6 +145,16 @@ class AugmentSettings(StageSettings):
         description="How long another worker's progress stands still before its units are taken over.",
     )
 
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> Self:
+        length = self.teacher.engine.max_model_len
+        if length is not None and self.sampling.max_tokens >= length:
+            raise ValueError(
+                f"sampling.max_tokens {self.sampling.max_tokens} leaves no room for a prompt in "
+                f"teacher.engine.max_model_len {length}; lower the first or raise the second"
+            )
+        return self
+
     @field_validator("prompt")
     @classmethod
     def _known_placeholders(cls, value: str) -> str:

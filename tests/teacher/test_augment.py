@@ -132,7 +132,7 @@ def test_a_failure_is_asked_again_once_the_context_is_longer(store: Store, serve
     before = asked(server)
     augmented(store, rows, keep_only_matching_answers=True)
     assert asked(server) == before
-    teacher = {"served_model_name": "teacher", "engine": {"max_model_len": 4096}}
+    teacher = {"served_model_name": "teacher", "engine": {"max_model_len": 8192}}
     augmented(store, rows, teacher=teacher)
     assert asked(server) == before + 1
 
