@@ -81,8 +81,9 @@ def _proved(stage: Stage, promotion: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ask(endpoint: Endpoint, settings: ServeSettings, check: Any) -> Answer:
+    system = [{"role": "system", "content": settings.system_prompt}] if settings.system_prompt else []
     body = {
-        "messages": [{"role": "user", "content": settings.question}],
+        "messages": [*system, {"role": "user", "content": settings.question}],
         "max_tokens": settings.max_tokens,
         "temperature": 0.0,
         "chat_template_kwargs": {"enable_thinking": settings.enable_thinking},
@@ -106,7 +107,7 @@ def _commit(stage: Stage, number: int) -> None:
     stage.directory.commit_unit(unit, {"proof": [part]}, Counts())
     proof = orjson.loads(local.read_bytes())
     stage.directory.commit_manifest(
-        [unit], {"promotion": number, "question": proof["question"], "answer": proof["answer"]}
+        [unit], {"promotion": number, **{name: proof[name] for name in ("question", "reasoning", "answer")}}
     )
 
 

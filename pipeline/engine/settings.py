@@ -64,6 +64,7 @@ class ServeSettings(StageSettings):
     promotion: PromotionReference = Field(description="The promote stage whose promotions are followed.")
     engine: EngineSettings = Field(default=EngineSettings(), description="The vLLM server.")
     question: str = Field(default="안녕하세요. 자기소개를 해 주세요.", description="What the served model is asked.")
+    system_prompt: str | None = Field(default=None, description="The system turn before the question; null: none.")
     enable_thinking: bool = Field(default=False, description="Whether the question is asked with thinking on.")
     max_tokens: int = Field(default=512, ge=1, description="Longest answer to the question, in tokens.")
     client: Annotated[ClientSettings, operational] = Field(default=ClientSettings(), description="Retries, waits.")
