@@ -36,6 +36,27 @@ def check_messages(messages: Any) -> str | None:
     return check_turns(turns_of(messages))
 
 
+def described(messages: Any) -> str:
+    """What the conversation looks like, for the detail of a reject: roles with lengths in characters, or wrong types.
+
+    Example: [{"role": "user", "content": "안녕"}, {"role": "bot", "content": 5}] -> "2 turns: 'user' 2, 'bot' int"
+    """
+    if not isinstance(messages, list):
+        return f"messages is {messages!r:.80}"
+    shown = []
+    for message in messages[:8]:
+        if isinstance(message, dict):
+            content = message.get("content")
+            shown.append(f"{message.get('role')!r:.20} {len(content) if isinstance(content, str) else _type(content)}")
+        else:
+            shown.append(_type(message))
+    return f"{len(messages)} turns: {', '.join(shown)}" if messages else "0 turns"
+
+
+def _type(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
 def turns_of(messages: Sequence[dict[str, Any]]) -> list[Turn]:
     """Messages whose types are known to be right, as turns."""
     return [Turn(message["role"], message["content"]) for message in messages]

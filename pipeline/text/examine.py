@@ -25,6 +25,7 @@ REASONS = (
     "empty_turn", "nul_character", "role_order", "no_answer", "source_excluded", "too_many_chars", "chinese", "overlap",
     "duplicate",
 )  # fmt: skip
+SCHEMA_REASONS = frozenset(REASONS[REASONS.index("messages_missing") : REASONS.index("source_excluded")])
 CHATML = Columns()
 CODES = {reason: code for code, reason in enumerate(REASONS)}
 _SPACES = re.compile(r"\s+")

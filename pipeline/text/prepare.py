@@ -25,7 +25,7 @@ from pipeline.text.write import WriteUnit, Writing, save_lines, write_unit, writ
 
 __all__ = ["preflight", "run"]
 
-_SMALL_BYTES = 1 << 24  # below this, starting processes costs more than they save
+_SMALL_BYTES = 1 << 27  # below this, starting processes costs more than they save
 
 
 def run(stage: Stage) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe.fields import Closed, OutputType, StageSettings, operational
-from pipeline.recipe.references import RowsReference
+from pipeline.recipe.references import RowsReference, is_hub_id
 from pipeline.text.chinese import ChineseRule
 
 
@@ -108,6 +108,16 @@ class PrepareSettings(StageSettings):
     workers: Annotated[int | None, operational] = Field(
         default=None, ge=1, description="Local processes; null for one per core. Changes no result."
     )
+
+    @model_validator(mode="after")
+    def _paths_are_no_hub_ids(self) -> "PrepareSettings":
+        for reference in [*self.references(), *self.exclude_overlap_with]:
+            if is_hub_id(reference):
+                raise ValueError(
+                    f"{reference!r} reads like a Hub id. Mirror a Hub data set with `hanforge fetch --dataset` and give "
+                    f"its URL under inputs; a local folder is written ./{reference}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _some_source(self) -> "PrepareSettings":

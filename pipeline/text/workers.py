@@ -44,8 +44,9 @@ def in_processes(
             stop.raise_if_requested()
             yield function(context, task)
         return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), spawn, initializer=_begin, initargs=(context,))
+    server = multiprocessing.get_context("forkserver")  # never fork this process: it may hold threads and connections
+    server.set_forkserver_preload([function.__module__])
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), server, initializer=_begin, initargs=(context,))
     try:
         yield from _completed(pool, function, tasks, 2 * workers, stop)
     except BrokenProcessPool as error:

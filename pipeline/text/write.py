@@ -15,8 +15,8 @@ import orjson
 
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.inputs import SourceFile
-from pipeline.text.chatml import Turn, turns_of
-from pipeline.text.examine import CODES, REASONS, Rules, content_key, examine, messages_of
+from pipeline.text.chatml import Turn, described, turns_of
+from pipeline.text.examine import CODES, REASONS, SCHEMA_REASONS, Rules, content_key, examine, messages_of
 from pipeline.text.readers import BLOCK_BYTES, LineCursor, plain_name, stem, without_bom
 from pipeline.text.records import Table
 from pipeline.text.sampling import Selection
@@ -220,4 +220,6 @@ def _detail(writing: Writing, line: Any, raw: bytes, reason: str) -> str:
     if reason == "too_long_line":
         limit = writing.rules.max_row_bytes
         return f"{int(line['length'])} bytes, max_row_bytes is {limit}; the first {len(raw)} bytes are kept"
+    if reason in SCHEMA_REASONS:
+        return described(messages_of(orjson.loads(raw), writing.rules.columns))
     return examine(raw, stem(writing.files[int(line["file"])].file.name), writing.rules).detail

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.text.chatml import check_messages, is_multi_turn
+from pipeline.text.chatml import check_messages, described, is_multi_turn
 
 USER, ASSISTANT = {"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}
 SYSTEM = {"role": "system", "content": "다"}
@@ -42,3 +42,12 @@ def test_every_broken_rule_has_its_name(messages: Any, reason: str | None) -> No
 def test_multi_turn_is_more_than_one_user_turn() -> None:
     assert not is_multi_turn([("system", "다"), ("user", "가"), ("assistant", "나")])
     assert is_multi_turn([("user", "가"), ("assistant", "나"), ("user", "가"), ("assistant", "나")])
+
+
+def test_a_description_shows_roles_lengths_and_types() -> None:
+    assert (
+        described([{"role": "user", "content": "안녕"}, {"role": "bot", "content": 5}])
+        == "2 turns: 'user' 2, 'bot' int"
+    )
+    assert described([None, {"content": None}]) == "2 turns: null, None null"
+    assert described("x" * 200).startswith("messages is 'xxx") and len(described("x" * 200)) < 100

@@ -82,6 +82,7 @@ def test_rejects_carry_the_original_line_and_its_place(tmp_path: Path, raw: Path
     assert base64.b64decode(rejects["not_utf8"]["line"]) == b"\xff\xfe"
     assert rejects["duplicate"]["detail"] == "the same turns as kullm.jsonl:4"
     assert "max_foreign" in rejects["chinese"]["detail"]
+    assert rejects["messages_empty"]["detail"] == "0 turns"
     assert rejects["messages_empty"]["origin"] == "sub/won.jsonl:101"
     assert rejects["messages_empty"]["file"] == "sub/won.jsonl.zst"
     assert rejects["too_long_line"]["truncated"] and rejects["too_long_line"]["line"] == "x" * 4096
