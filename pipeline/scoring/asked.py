@@ -75,7 +75,7 @@ def heldout(rows: Iterable[dict[str, Any]], limit: int | None, name: str) -> lis
         raise UserError(f"{name}: the held-out set is empty", "Check the reference, or the prepare stage's `heldout`.")
     if limit is None or len(asked) <= limit:
         return asked
-    keys = [xxhash.xxh3_64_intdigest(f"{item.id}\0{json.dumps(item.messages)}") for item in asked]
+    keys = [xxhash.xxh3_64_intdigest(f"{item.id}\0{json.dumps(item.messages)}".encode()) for item in asked]
     chosen = set(sorted(range(len(asked)), key=lambda position: (keys[position], position))[:limit])
     return [item for position, item in enumerate(asked) if position in chosen]
 

@@ -1,0 +1,253 @@
+"""The kind `evaluate`: ask, mark, average. A unit is a stretch of one collection in one mode, committed by itself.
+
+Predictions are rows; the averages stand in the manifest's measurements and in `scores.json`, both computed from the
+committed predictions and nothing else.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import orjson
+
+from pipeline.engine.loadable import check_loadable
+from pipeline.engine.protocol import Endpoint
+from pipeline.errors import UserError
+from pipeline.recipe.references import StageReference
+from pipeline.scoring import ask
+from pipeline.scoring.asked import Asked, heldout, robot_questions, seen_in_training
+from pipeline.scoring.metrics import Reply, averaged, compared, flat, marks
+from pipeline.scoring.settings import EvaluateSettings
+from pipeline.scoring.template import Switch, thinking_switch
+from pipeline.store.commit import Counts
+from pipeline.store.shards import checked, lines_of
+from pipeline.store.stage import Stage
+from pipeline.text.thinking import split_thinking
+
+SCORES = "scores"  # the unit and the file of the averages
+Answers = Callable[[Sequence[Asked], bool], list[Reply]]
+
+
+def preflight(stage: Stage) -> None:
+    """Find at the start what cannot work: nothing to ask, no thinking switch, an engine or judge that is not there."""
+    settings: EvaluateSettings = stage.settings
+    _collections(stage)
+    _switch(stage)
+    if settings.baseline is not None:
+        scores_of(stage, settings.baseline)
+    if settings.judge is not None:
+        endpoint = ask.judge_endpoint(settings.judge)
+        ask.check_endpoint(endpoint, settings.client, f"judge {settings.judge.served_model_name!r}")
+    if settings.backend == "vllm":
+        url = settings.url()
+        if url is None:
+            check_loadable(stage.model_path(settings.model), settings.engine)
+
+
+def run(stage: Stage) -> None:
+    """Answer, mark and commit every unit that is not done, then the averages and the manifest."""
+    settings: EvaluateSettings = stage.settings
+    collections = _collections(stage)
+    _refuse_seen(stage, collections.get("data", []))
+    units = dict(_units(collections, settings))
+    names = [*units, SCORES]
+    stage.directory.plan(lambda: {"units": names, "asked": {name: len(items) for name, items in collections.items()}})
+    total, finished = sum(len(items) for items, _ in units.values()), stage.directory.done_names()
+    open_units = [name for name in units if name not in finished]
+    done = total - sum(len(units[name][0]) for name in open_units)
+    first = len(open_units) * stage.index // stage.of
+    if open_units:
+        with ExitStack() as stack:
+            answers = _backend(stage, stack)
+            for name in open_units[first:] + open_units[:first]:
+                stage.stop.raise_if_requested()
+                stage.progress.update(done=done, total=total)
+                items, thinking = units[name]
+                if name not in stage.directory.done_names():
+                    _answer_unit(stage, name, items, thinking, answers)
+                done += len(items)
+    stage.progress.update(done=total, total=total)
+    _commit_scores(stage, list(units))
+    stage.directory.commit_manifest(names, _scores(stage, list(units)))
+
+
+def _collections(stage: Stage) -> dict[str, list[Asked]]:
+    """What is asked, by collection, in the order in which it stands in the predictions."""
+    settings: EvaluateSettings = stage.settings
+    found: dict[str, list[Asked]] = {}
+    if settings.data is not None:
+        rows = stage.rows(settings.data)
+        found["data"] = heldout(rows, settings.limit, rows.name)
+    if settings.questions is not None:
+        found["questions"] = list(robot_questions(settings.questions, settings.system_prompt))
+    return found
+
+
+def _units(
+    collections: dict[str, list[Asked]], settings: EvaluateSettings
+) -> Iterator[tuple[str, tuple[list[Asked], bool]]]:
+    """Example: 600 held-out rows, unit_rows 512 -> data-off-00000, data-off-00001, data-on-00000, ..."""
+    for collection, items in collections.items():
+        for thinking in settings.modes:
+            for number, start in enumerate(range(0, len(items), settings.unit_rows)):
+                name = f"{collection}-{'on' if thinking else 'off'}-{number:05d}"
+                yield name, (items[start : start + settings.unit_rows], thinking)
+
+
+def _refuse_seen(stage: Stage, asked: list[Asked]) -> None:
+    """UserError when a held-out prompt stands in the training rows: its score would mean nothing."""
+    settings: EvaluateSettings = stage.settings
+    for reference in settings.training_data or []:
+        rows = stage.rows(reference)
+        seen = seen_in_training(asked, rows)
+        if seen:
+            first = seen[0]
+            raise UserError(
+                f"{len(seen)} of {len(asked)} held-out rows stand in the training rows of {rows.name!r}, first "
+                f"{first.id!r}: {first.messages[-1]['content'][:80]!r}",
+                "Hold them out: prepare's `heldout`, or `exclude_overlap_with` the held-out set.",
+            )
+
+
+def _switch(stage: Stage) -> Switch:
+    """What the model's template does with thinking; UserError when it is to be switched and cannot."""
+    settings: EvaluateSettings = stage.settings
+    folder = stage.model_path(settings.model)
+    switch = thinking_switch(folder)
+    if len(settings.modes) == 2 and not switch.switches:
+        raise UserError(
+            f"stage {stage.name!r}: thinking is 'both', and the model's chat template has no switch enable_thinking",
+            "Set thinking: off (or on, for a model that always thinks).",
+        )
+    return switch
+
+
+def _backend(stage: Stage, stack: ExitStack) -> Answers:
+    """What answers: a function from items and mode to replies. A server of our own ends with `stack`."""
+    settings: EvaluateSettings = stage.settings
+    folder = stage.model_path(settings.model)
+    if settings.backend == "transformers":
+        from pipeline.scoring.generate import Generator
+
+        generator = Generator(folder, settings, stage.execution)
+        return lambda items, thinking: generator.answers(items, thinking, settings.seed, stage.stop.raise_if_requested)
+    endpoint, check = stack.enter_context(ask.model_endpoint(stage, folder))
+    return partial(_ask, stage, endpoint, _switch(stage).opened, check)
+
+
+def _ask(
+    stage: Stage, endpoint: Endpoint, opened: bool, check: Callable[[], None], items: Sequence[Asked], thinking: bool
+) -> list[Reply]:
+    return ask.ask_model(stage, endpoint, items, thinking, opened, check)
+
+
+def _answer_unit(stage: Stage, unit: str, items: list[Asked], thinking: bool, answers: Answers) -> None:
+    """Ask one unit, mark it, and commit its predictions."""
+    settings: EvaluateSettings = stage.settings
+    began = time.monotonic()
+    replies = answers(items, thinking)
+    verdicts = _verdicts(stage, unit, items, replies)
+    failed: dict[str, int] = {}
+    with stage.directory.write_rows(unit, "predictions") as writer:
+        for item, reply, verdict in zip(items, replies, verdicts, strict=True):
+            found = {**marks(item, reply, thinking, settings.chinese), **verdict}
+            writer.write(orjson.dumps(_prediction(item, reply, thinking, found)))
+            if reply.failed:
+                failed[reply.failed] = failed.get(reply.failed, 0) + 1
+    counts = Counts(len(items), len(items) - sum(failed.values()), failed=failed)
+    stage.directory.commit_unit(unit, {"predictions": [writer.committed()]}, counts)
+    tokens = sum(reply.completion_tokens for reply in replies)
+    stage.metrics.write({"unit": unit, "rows": len(items), "tokens": tokens, "seconds": time.monotonic() - began})
+
+
+def _verdicts(stage: Stage, unit: str, items: list[Asked], replies: list[Reply]) -> list[dict[str, int]]:
+    """The judge's marks for the first `judge.limit` items of each collection and mode."""
+    settings: EvaluateSettings = stage.settings
+    if settings.judge is None:
+        return [{} for _ in items]
+    before = int(unit.rpartition("-")[2]) * settings.unit_rows
+    count = min(len(items), max(0, settings.judge.limit - before))
+    return [*ask.judged(stage, items[:count], replies[:count]), *({} for _ in items[count:])]
+
+
+def _prediction(item: Asked, reply: Reply, thinking: bool, found: dict[str, Any]) -> dict[str, Any]:
+    parts = split_thinking(reply.text)
+    row = {
+        "id": item.id,
+        "collection": item.collection,
+        "source": item.source,
+        "thinking": thinking,
+        "messages": item.messages,
+        "expected": item.expected,
+        "answer": parts.answer,
+        "reasoning": parts.reasoning,
+        "text": reply.text,
+        "marks": found,
+    }
+    row |= {key: value for key, value in asdict(reply).items() if key in ("finish_reason", "failed") and value}
+    return row
+
+
+def _predictions(stage: Stage, units: list[str]) -> Iterator[dict[str, Any]]:
+    """Every committed prediction, in the plan's order."""
+    done = stage.directory.done()
+    for unit in units:
+        for part in done[unit].outputs["predictions"]:
+            for line in lines_of(checked(stage.store.read(part.key), part), part.key):
+                yield orjson.loads(line)
+
+
+def _scores(stage: Stage, units: list[str]) -> dict[str, Any]:
+    """The averages over the committed predictions; with a baseline, before and after."""
+    settings: EvaluateSettings = stage.settings
+    averages = averaged(_predictions(stage, units))
+    found: dict[str, Any] = {
+        "scores": flat(averages),
+        "averages": averages,
+        "model": stage.identity(settings.model),
+        "backend": settings.backend,
+        "missed_questions": _missed(stage, units),
+    }
+    if settings.training_data is not None:
+        found["overlap_with_training"] = 0  # any other number ends the stage
+    if settings.baseline is not None:
+        before = scores_of(stage, settings.baseline)
+        found |= {"before": before, "compared": compared(before, found["scores"])}
+    return found
+
+
+def _missed(stage: Stage, units: list[str]) -> list[dict[str, Any]]:
+    """The shipped questions that were not passed, each with the rules that its answer broke."""
+    return [
+        {"id": row["id"], "thinking": row["thinking"], "missed": row["marks"]["missed"]}
+        for row in _predictions(stage, [unit for unit in units if unit.startswith("questions-")])
+        if not row["marks"]["passed"]
+    ]
+
+
+def _commit_scores(stage: Stage, units: list[str]) -> None:
+    if SCORES in stage.directory.done_names():
+        return
+    path = stage.scratch() / "scores.json"
+    path.write_bytes(orjson.dumps(_scores(stage, units), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    part = stage.directory.write_file(SCORES, path, path.name)
+    stage.directory.commit_unit(SCORES, {SCORES: [part]}, Counts())
+
+
+def scores_of(stage: Stage, reference: Any) -> dict[str, float]:
+    """The flat scores behind a reference: a stage's, or a `scores.json` elsewhere; UserError when it is neither."""
+    if isinstance(reference, StageReference):
+        manifest, _ = stage.upstream(reference)
+        return dict(manifest.measurements["scores"])
+    for file in stage.source(reference).files:
+        if file.name.endswith(".json"):
+            with file.open() as stream:
+                found = orjson.loads(stream.read())
+            if isinstance(found, dict) and isinstance(found.get("scores"), dict):
+                return dict(found["scores"])
+    raise UserError(
+        f"{reference!r} holds no scores.json of an evaluate stage", "Name an evaluate stage, or its scores.json."
+    )

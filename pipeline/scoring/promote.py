@@ -1,0 +1,206 @@
+"""Promotions: `promotions/<recipe>/<n>.json`, numbered and create-only; the highest n is what serving follows.
+
+A model is judged against its limits and against the highest n; who loses the race for n + 1 is judged again against
+the winner. A rollback is a new n that names an earlier model. Nothing is ever overwritten.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from pipeline.errors import GateRefused, UserError
+from pipeline.recipe.references import StageReference
+from pipeline.scoring.evaluate import scores_of
+from pipeline.scoring.settings import PromoteSettings
+from pipeline.scoring.verdict import Bound, limit_refusals, regression_refusals
+from pipeline.store.commit import Counts, dumped
+from pipeline.store.named import NamedModel, promotion_numbers
+from pipeline.store.objects import Store
+from pipeline.store.runs import RunLock
+from pipeline.store.stage import Stage
+from pipeline.store.status import require_done
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be promoted: `run`:`stage` made it; `by` is the promote stage, or "command"."""
+
+    run: str
+    stage: str
+    by: str
+    scores: dict[str, float]
+    limits: dict[str, Bound] = field(default_factory=dict)
+    max_drop: dict[str, float] = field(default_factory=dict)
+
+
+def promotions(store: Store, recipe: str) -> list[dict[str, Any]]:
+    """Every promotion of a recipe, ascending by n."""
+    return [_read(store, recipe, n) for n in promotion_numbers(store, recipe)]
+
+
+def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
+    """Write the next promotion when the candidate's scores suffice; gives the record.
+
+    Raises GateRefused, saying which limit is missed and by how much.
+    """
+    while True:
+        numbers = promotion_numbers(store, recipe)
+        standing = _read(store, recipe, numbers[-1]) if numbers else None
+        before = dict((standing or {}).get("scores") or {})
+        refusals = limit_refusals(candidate.limits, candidate.scores)
+        refusals += regression_refusals(candidate.max_drop, candidate.scores, before)
+        if refusals:
+            raise GateRefused(
+                f"{candidate.run}:{candidate.stage} is not promoted: {'; '.join(refusals)}",
+                "Train on, or change the limits; "
+                + (f"promotion {standing['n']} stays." if standing else "nothing is promoted yet."),
+            )
+        record = {"run": candidate.run, "stage": candidate.stage, "by": candidate.by, "scores": candidate.scores}
+        record |= {"promoted_before": before, "replaces": standing["n"] if standing else None}
+        written = _write(store, recipe, (numbers[-1] if numbers else 0) + 1, record)
+        if written is not None:
+            return written
+
+
+def rollback(store: Store, recipe: str, to: int | None = None) -> dict[str, Any]:
+    """Promote an earlier model again as a new n: number `to`, by default the newest that is another model.
+
+    Raises UserError when there is none.
+    """
+    while True:
+        known = promotions(store, recipe)
+        if not known:
+            raise UserError(
+                f"nothing is promoted for recipe {recipe!r}", "Promote a model first: hanforge promote MODEL"
+            )
+        current = known[-1]
+        earlier = [record for record in known if _model(record) != _model(current)]
+        chosen = next((record for record in known if record["n"] == to), None) if to else (earlier or [None])[-1]
+        if chosen is None:
+            numbers = ", ".join(str(record["n"]) for record in known)
+            raise UserError(
+                f"recipe {recipe!r} has no {f'promotion {to}' if to else 'earlier model'} to go back to (promotions: {numbers})",
+                "Name one of them with --to.",
+            )
+        if _model(chosen) == _model(current):
+            raise UserError(f"promotion {chosen['n']} is {_model(current)}, which is promoted now as {current['n']}")
+        record = {key: chosen[key] for key in ("run", "stage", "scores", "promoted_before")}
+        record |= {"by": "rollback", "rollback_to": chosen["n"], "replaces": current["n"]}
+        written = _write(store, recipe, current["n"] + 1, record)
+        if written is not None:
+            return written
+
+
+def promote_named(store: Store, model: NamedModel) -> dict[str, Any]:
+    """Promote a stage's model from the command line, by the limits of its recipe's promote stage when there is one.
+
+    Raises UserError when the word names no stage's model, GateRefused when the limits are missed.
+    """
+    if model.lock is None or model.stage is None:
+        raise UserError(
+            f"{model.label!r} is no stage's output, so nobody could say later what was served", "Name RUN:STAGE."
+        )
+    lock, stage = model.lock, model.stage
+    outputs = type(lock.settings(stage)).OUTPUTS
+    if "model" not in outputs.values():
+        raise UserError(
+            f"{model.label!r} is a {next(iter(outputs.values()))}, and only models are promoted", "Merge it first."
+        )
+    for settings in lock.recipe.stages.values():
+        if isinstance(settings, PromoteSettings) and _promotes(settings, stage):
+            scores = _scores_in(store, lock, settings)
+            return promote(
+                store,
+                lock.recipe.name,
+                Candidate(lock.run_id, stage, "command", scores, settings.limits, settings.max_drop),
+            )
+    return promote(store, lock.recipe.name, Candidate(lock.run_id, stage, "command", {}))
+
+
+def is_done(stage: Stage) -> bool:
+    """Whether this run's promote stage has written its promotion, and its manifest stands."""
+    return stage.directory.manifest() is not None and _own(stage) is not None
+
+
+def preflight(stage: Stage) -> None:
+    """UserError when the model is no stage's output, or the scores cannot be read."""
+    settings: PromoteSettings = stage.settings
+    if not isinstance(settings.model, StageReference):
+        raise UserError(
+            f"stage {stage.name!r}: model {settings.model!r} is no stage's output",
+            "Promote a stage: model: {stage: merge2}.",
+        )
+    scores_of(stage, settings.scores)
+    manifest = lock_manifest(stage.store, stage.lock, settings)
+    if manifest is not None and manifest.get("model") != stage.identity(settings.model):
+        raise UserError(
+            f"stage {stage.name!r}: the scores are of another model than {settings.model.stage!r}",
+            "Let `scores` name the evaluate stage of that model.",
+        )
+
+
+def run(stage: Stage) -> None:
+    """Judge and promote, once for this run; then the manifest, whose measurements the gate is computed from."""
+    settings: PromoteSettings = stage.settings
+    stage.directory.plan(lambda: {"units": ["promotion"]})
+    record = _own(stage)
+    if record is None:
+        scores = scores_of(stage, settings.scores)
+        candidate = Candidate(
+            stage.run_id, settings.model.stage, stage.name, scores, settings.limits, settings.max_drop
+        )
+        record = promote(stage.store, stage.recipe_name, candidate)
+        stage.log.info("promotion %s of %s is %s", record["n"], stage.recipe_name, _model(record))
+    path = stage.scratch() / "promotion.json"
+    path.write_bytes(dumped(record))
+    part = stage.directory.write_file("promotion", path, path.name)
+    stage.directory.commit_unit("promotion", {"promotion": [part]}, Counts())
+    measured = {key: record[key] for key in ("n", "recipe", "scores", "promoted_before")}
+    stage.directory.commit_manifest(["promotion"], measured)
+
+
+def lock_manifest(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, Any] | None:
+    """The measurements of the evaluate stage behind `scores`; None for scores from elsewhere."""
+    if not isinstance(settings.scores, StageReference):
+        return None
+    return require_done(store, lock, settings.scores.stage).measurements
+
+
+def _scores_in(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, float]:
+    measured = lock_manifest(store, lock, settings)
+    if measured is None:
+        raise UserError(
+            f"the scores of recipe {lock.recipe.name!r} are no stage's", "Let `scores` name an evaluate stage."
+        )
+    return dict(measured["scores"])
+
+
+def _promotes(settings: PromoteSettings, stage: str) -> bool:
+    return isinstance(settings.model, StageReference) and settings.model.stage == stage
+
+
+def _own(stage: Stage) -> dict[str, Any] | None:
+    """The promotion that this run's stage wrote, the newest when there are several."""
+    own = [
+        record
+        for record in promotions(stage.store, stage.recipe_name)
+        if (record["run"], record["by"]) == (stage.run_id, stage.name)
+    ]
+    return own[-1] if own else None
+
+
+def _model(record: dict[str, Any]) -> str:
+    return f"{record['run']}:{record['stage']}"
+
+
+def _read(store: Store, recipe: str, n: int) -> dict[str, Any]:
+    return orjson.loads(store.read(f"promotions/{recipe}/{n}.json"))  # type: ignore[no-any-return]
+
+
+def _write(store: Store, recipe: str, n: int, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Create promotion n; None when another was first. `id` makes our bytes ours."""
+    whole = {**record, "n": n, "recipe": recipe, "time": time.time(), "id": uuid.uuid4().hex}
+    return whole if store.create(f"promotions/{recipe}/{n}.json", dumped(whole)) else None
