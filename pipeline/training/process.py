@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import huggingface_hub.constants
 import torch
 
 from pipeline.recipe.profiles import Execution
@@ -13,7 +14,9 @@ def prepare_process(execution: Execution) -> None:
 
     On the CPU the result is promised bitwise, so the number of threads is fixed and nondeterministic operations raise.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Everything that is needed lies in the folders given; a look at a hub could only hang or change a result.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if execution.device == "cuda":
         # Fragments are what runs a card full at the last long batch. PyTorch renamed the variable in 2.9.

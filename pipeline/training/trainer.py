@@ -53,7 +53,11 @@ def sft_arguments(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        # bitsandbytes' 8-bit product keeps its inputs on its context, out of reach of the hooks that non-reentrant
+        # recomputation works by: 1.1 GiB a layer stayed at 4 x 4096 tokens (14B on an H100: 75 GiB instead of 33).
+        gradient_checkpointing_kwargs=(
+            {"use_reentrant": settings.quantization == "8bit"} if settings.gradient_checkpointing else None
+        ),
         train_sampling_strategy=settings.train_sampling_strategy,
         length_column_name="length",
         dataloader_num_workers=settings.dataloader_num_workers,
