@@ -114,7 +114,7 @@ class PrepareSettings(StageSettings):
         for reference in [*self.references(), *self.exclude_overlap_with]:
             if is_hub_id(reference):
                 raise ValueError(
-                    f"{reference!r} reads like a Hub id. Mirror a Hub data set with `hanforge fetch --dataset` and give "
+                    f"{reference!r} reads like a Hub id. Mirror a data set with `hanforge fetch --dataset`, then give "
                     f"its URL under inputs; a local folder is written ./{reference}"
                 )
         return self

@@ -7,7 +7,7 @@ import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +16,30 @@ import orjson
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import Turn, described, turns_of
-from pipeline.text.examine import CODES, REASONS, SCHEMA_REASONS, Rules, content_key, examine, messages_of
+from pipeline.text.examine import CODES, REASONS, SCHEMA_REASONS, Rules, examine, messages_of
 from pipeline.text.readers import BLOCK_BYTES, LineCursor, plain_name, stem, without_bom
 from pipeline.text.records import Table
 from pipeline.text.sampling import Selection
 from pipeline.text.settings import PrepareSettings, SystemPrompt
 
-LINE = np.dtype(
-    [
-        ("offset", "<u8"),
-        ("length", "<u4"),
-        ("file", "<u4"),
-        ("line", "<u4"),
-        ("source", "<u4"),
-        ("code", "<u4"),
-        ("first_file", "<u4"),
-        ("first_line", "<u4"),
-    ]
-)
+
+class Line(NamedTuple):
+    """A line to read again: where it lies, what became of it, and for a duplicate the line that stays."""
+
+    offset: int
+    length: int
+    file: int
+    line: int
+    source: int
+    code: int
+    first_file: int
+    first_line: int
+    key_hi: int
+    key_lo: int
+
+
+_FORMATS = ("<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u8", "<u8")
+LINE = np.dtype(list(zip(Line._fields, _FORMATS, strict=True)))
 Lines = npt.NDArray[Any]  # of dtype LINE
 _GAP_BYTES = 1 << 18
 _HEAD_BYTES = 4096
@@ -75,7 +81,7 @@ def save_lines(path: Path, table: Table, selection: Selection) -> None:
     """Write the list of lines that `Writing.lines` names."""
     order = np.concatenate([selection.rows, selection.heldout, selection.rejects])
     lines = np.zeros(len(order), LINE)
-    for name in ("offset", "length", "line", "source"):
+    for name in ("offset", "length", "line", "source", "key_hi", "key_lo"):
         lines[name] = table.records[name][order]
     lines["file"] = table.file[order]
     lines["code"] = selection.code[order]
@@ -119,46 +125,46 @@ def write_unit(writing: Writing, unit: WriteUnit) -> int:
     return len(lines)
 
 
-def _read(writing: Writing, lines: Lines) -> Iterator[tuple[Any, bytes]]:
-    """Each line's record with its bytes; too long a line gives its first bytes only."""
+def _read(writing: Writing, lines: Lines) -> Iterator[tuple[Line, bytes]]:
+    """Each line with its bytes; too long a line gives its first bytes only."""
+    kept = np.where(lines["code"] == CODES["too_long_line"], np.minimum(lines["length"], _HEAD_BYTES), lines["length"])
+    ahead = _read_ahead(lines, kept)
     cursor: LineCursor | None = None
     current = -1
-    ahead = _read_ahead(lines)
     try:
-        for line, window in zip(lines, ahead, strict=True):
-            if line["file"] != current:
+        for values, length, window in zip(lines.tolist(), kept.tolist(), ahead, strict=True):
+            line = Line(*values)
+            if cursor is None or line.file != current:
                 if cursor is not None:
                     cursor.close()
-                current = int(line["file"])
+                current = line.file
                 cursor = LineCursor(writing.files[current].file)
-            if cursor is None:
-                raise RuntimeError("no file is open")
-            length = int(line["length"])
-            if line["code"] == CODES["too_long_line"]:
-                length = min(length, _HEAD_BYTES)
-            offset = int(line["offset"])
-            yield line, without_bom(cursor.read(offset, length, window), offset)
+            yield line, without_bom(cursor.read(line.offset, length, window), line.offset)
     finally:
         if cursor is not None:
             cursor.close()
 
 
-def _read_ahead(lines: Lines) -> list[int]:
+def _read_ahead(lines: Lines, kept: npt.NDArray[Any]) -> list[int]:
     """For each line how many bytes to read at once from its offset: up to the last line close enough behind it.
 
-    Example: lines at 0, 100 and 10 MB, 100 bytes each -> [200, 100, 100]
+    `kept`: bytes wanted of each line. Example: lines at 0, 100 and 10 MB, 100 bytes each -> [200, 100, 100]
     """
-    starts = lines["offset"].astype(np.int64)
-    kept = np.where(lines["code"] == CODES["too_long_line"], _HEAD_BYTES, lines["length"])
-    ends = starts + np.minimum(kept, lines["length"])
-    ahead = [0] * len(lines)
-    group_end, group_file = 0, -1
-    for place in range(len(lines) - 1, -1, -1):
-        start, end, file = int(starts[place]), int(ends[place]), int(lines["file"][place])
-        near = file == group_file and ahead[place + 1] and starts[place + 1] - end <= _GAP_BYTES
-        if not near or group_end - start > 2 * BLOCK_BYTES:
-            group_end, group_file = end, file
-        ahead[place] = group_end - start
+    starts, files = lines["offset"].tolist(), lines["file"].tolist()
+    ends = (lines["offset"] + kept).tolist()
+    ahead = [0] * len(starts)
+    group_end = 0
+    for place in range(len(starts) - 1, -1, -1):
+        follower = place + 1
+        near = (
+            follower < len(starts)
+            and files[follower] == files[place]
+            and starts[follower] - ends[place] <= _GAP_BYTES
+            and group_end - starts[place] <= 2 * BLOCK_BYTES
+        )
+        if not near:
+            group_end = ends[place]
+        ahead[place] = group_end - starts[place]
     return ahead
 
 
@@ -166,17 +172,17 @@ def _origin(writing: Writing, file: int, line: int) -> str:
     return f"{plain_name(writing.files[file].origin)}:{line}"
 
 
-def _row(writing: Writing, line: Any, raw: bytes) -> dict[str, Any]:
+def _row(writing: Writing, line: Line, raw: bytes) -> dict[str, Any]:
     """The output row of a sound line."""
-    file = writing.files[int(line["file"])]
+    file = writing.files[line.file]
     row = orjson.loads(raw)
     turns = turns_of(messages_of(row, writing.rules.columns))
     origin = row.get("origin") if file.upstream else None
     out = {
         "messages": [turn._asdict() for turn in with_system(turns, writing.settings.system_prompt)],
-        "source": writing.sources[int(line["source"])],
-        "id": content_key(turns).hex(),
-        "origin": origin if isinstance(origin, str) else _origin(writing, int(line["file"]), int(line["line"])),
+        "source": writing.sources[line.source],
+        "id": f"{line.key_hi:016x}{line.key_lo:016x}",
+        "origin": origin if isinstance(origin, str) else _origin(writing, line.file, line.line),
     }
     return {**row, **out} if file.upstream else out
 
@@ -192,17 +198,17 @@ def with_system(turns: list[Turn], prompt: SystemPrompt) -> list[Turn]:
     return [Turn("system", prompt.text), *(turns[1:] if own else turns)]
 
 
-def _reject(writing: Writing, line: Any, raw: bytes) -> dict[str, Any]:
+def _reject(writing: Writing, line: Line, raw: bytes) -> dict[str, Any]:
     """The rejects row of a line: its reason, what was found, and the line as it was."""
-    number, reason = int(line["file"]), REASONS[line["code"]]
+    number, reason = line.file, REASONS[line.code]
     file = writing.files[number].file
     out: dict[str, Any] = {
         "reason": reason,
         "detail": _detail(writing, line, raw, reason),
-        "source": writing.sources[int(line["source"])],
-        "origin": _origin(writing, number, int(line["line"])),
+        "source": writing.sources[line.source],
+        "origin": _origin(writing, number, line.line),
         "file": file.name,
-        "line_number": int(line["line"]),
+        "line_number": line.line,
     }
     if reason == "too_long_line":
         return {**out, "line": raw.decode(errors="replace"), "truncated": True}
@@ -212,14 +218,14 @@ def _reject(writing: Writing, line: Any, raw: bytes) -> dict[str, Any]:
         return {**out, "line": base64.b64encode(raw).decode(), "encoding": "base64"}
 
 
-def _detail(writing: Writing, line: Any, raw: bytes, reason: str) -> str:
+def _detail(writing: Writing, line: Line, raw: bytes, reason: str) -> str:
     if reason == "duplicate":
-        return f"the same turns as {_origin(writing, int(line['first_file']), int(line['first_line']))}"
+        return f"the same turns as {_origin(writing, line.first_file, line.first_line)}"
     if reason == "overlap":
         return "holds a prompt of the held-out split or of exclude_overlap_with"
     if reason == "too_long_line":
         limit = writing.rules.max_row_bytes
-        return f"{int(line['length'])} bytes, max_row_bytes is {limit}; the first {len(raw)} bytes are kept"
+        return f"{line.length} bytes, max_row_bytes is {limit}; the first {len(raw)} bytes are kept"
     if reason in SCHEMA_REASONS:
         return described(messages_of(orjson.loads(raw), writing.rules.columns))
-    return examine(raw, stem(writing.files[int(line["file"])].file.name), writing.rules).detail
+    return examine(raw, stem(writing.files[line.file].file.name), writing.rules).detail
