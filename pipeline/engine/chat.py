@@ -113,7 +113,7 @@ async def ask_automatically(
 
 
 async def talk(conversation: Conversation, out: TextIO) -> None:
-    """Questions typed by a person until quit, exit or the end of input. Ctrl-C breaks off an answer, not the program."""
+    """Questions typed by a person until quit, exit or the end of input. Ctrl-C breaks off an answer only."""
     read = _reader()
     out.write(f"{HELP}\n")
     while True:
@@ -157,8 +157,7 @@ def _reader() -> Callable[[str], Awaitable[str]]:
     session: PromptSession[str] = PromptSession()
 
     async def line(prompt: str) -> str:
-        text: str = await session.prompt_async(prompt)
-        return text
+        return str(await session.prompt_async(prompt))
 
     return line
 
