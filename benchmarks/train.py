@@ -4,8 +4,8 @@
 
 Each case holds the user's own settings. The model is built on the GPU itself, adapters, collator and trainer are the
 project's own, and every sequence is full of random tokens that all carry loss. The first optimizer step is left out of
-the timing. `--tiny` runs the same code with tiny shapes, on a CPU too. Needs torch, transformers, peft, accelerate, trl,
-datasets, pydantic, ruamel.yaml; bitsandbytes for `multiturn`.
+the timing. `--tiny` runs the same code with tiny shapes, on a CPU too. Needs torch, transformers, peft, accelerate,
+trl, datasets, pydantic, ruamel.yaml; bitsandbytes for `multiturn`.
 """
 
 import argparse
@@ -254,7 +254,10 @@ def _train(
     if arguments.compile:
         compile_decoder_layers(model)
     watch = Stopwatch()
-    cadence = Cadence(on_step=watch.step, on_log=lambda _, logs: losses.extend([logs["loss"]] if "loss" in logs else []))
+
+    def on_log(_step: int, logs: dict[str, Any]) -> None:
+        losses.extend([logs["loss"]] if "loss" in logs else [])
+
     trainer = build_trainer(
         model,
         stand_in_tokenizer(vocabulary),
@@ -262,11 +265,16 @@ def _train(
         lora_config(model, architecture, settings.lora),
         dataset,
         None,
-        cadence=cadence,
+        cadence=Cadence(on_step=watch.step, on_log=on_log),
     )
     watch.times = [time.perf_counter()]
     trainer.train()
     return watch.seconds()
+
+
+def table_head(*names: str) -> tuple[str, str]:
+    """The first two lines of a Markdown table."""
+    return f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -274,8 +282,17 @@ def report(results: list[dict[str, Any]]) -> str:
     lines = [
         f"{device_name()}, torch {torch.__version__}",
         "",
-        "| case | batch x accumulation | attention | tokens/s | s/step | first step s | peak GiB | reserved GiB | loss |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *table_head(
+            "case",
+            "batch x accumulation",
+            "attention",
+            "tokens/s",
+            "s/step",
+            "first step s",
+            "peak GiB",
+            "reserved",
+            "loss",
+        ),
     ]
     for one in results:
         losses = f"{one['losses'][0]:.3f} -> {one['losses'][-1]:.3f}" if one["losses"] else "-"
@@ -284,7 +301,7 @@ def report(results: list[dict[str, Any]]) -> str:
             f"| {one['tokens_per_second']:,.0f} | {one['step_seconds']:.2f} | {one['first_step_seconds']:.1f} "
             f"| {one['peak_gib']:.1f} | {one['reserved_gib']:.1f} | {losses} |"
         )
-    lines += ["", "| case | work | tokens a row | tokens | hours | the user's hours |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += ["", *table_head("case", "work", "tokens a row", "tokens", "hours", "the user's hours")]
     for one in results:
         for work in CASES[one["case"]].work:
             hours = work.tokens / one["tokens_per_second"] / 3600

@@ -43,7 +43,8 @@ def read_architecture(folder: Path) -> Architecture:
     if not path.is_file():
         found = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
         raise UserError(
-            f"{folder} holds no config.json (found: {found})", "base must name a Hugging Face checkpoint, not an adapter."
+            f"{folder} holds no config.json (found: {found})",
+            "base must name a Hugging Face checkpoint, not an adapter.",
         )
     return architecture_of(json.loads(path.read_bytes()), str(folder))
 
@@ -86,7 +87,7 @@ def target_pattern(linear_names: list[str], target_modules: str | list[str], *, 
 
     `linear_names` are the full names of the model's linear layers. UserError for a target that matches none: a setting
     that would have no effect.
-    Example: ["model.language_model.layers.0.mlp.up_proj", ...], "all-linear" -> r".*language_model\\..*\\.(up_proj|...)"
+    Example: ["model.language_model.layers.0.mlp.up_proj"], "all-linear" -> r".*language_model\\..*\\.(up_proj)"
     """
     inside = [name for name in linear_names if not vision or f"{LANGUAGE_MODEL}." in name]
     leaves = {name.rsplit(".", 1)[-1] for name in inside} - {"lm_head", "embed_tokens"}

@@ -40,7 +40,7 @@ class StoredCheckpoints:
     def complete(self) -> list[Checkpoint]:
         """Every complete checkpoint, oldest step first."""
         found = [name for name, files in self._folders().items() if MARKER in files]
-        return sorted((Checkpoint(int(name.split("-")[0]), name) for name in found), key=lambda one: (one.step, one.name))
+        return [Checkpoint(int(name.split("-")[0]), name) for name in sorted(found)]
 
     def save(self, step: int, folder: Path) -> Checkpoint:
         """Copy a local checkpoint into the store, complete it, then delete those beyond the limit."""

@@ -106,7 +106,9 @@ def tokenised(
             yield result
 
 
-def _fitted(row: dict[str, Any], encoded: Encoded | str, max_length: int, over_length: OverLength) -> Encoded | Rejected:
+def _fitted(
+    row: dict[str, Any], encoded: Encoded | str, max_length: int, over_length: OverLength
+) -> Encoded | Rejected:
     if isinstance(encoded, str):
         return Rejected(row, encoded, "no answer's prompt is what inference would send")
     length = len(encoded.input_ids)

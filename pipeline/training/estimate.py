@@ -113,7 +113,7 @@ def memory_gib(
     layer = (SAVED_BYTES_PER_HIDDEN * counts.hidden + SAVED_BYTES_PER_INTERMEDIATE * counts.intermediate) * width / 2
     if settings.gradient_checkpointing:
         activations = tokens * (counts.layers * counts.hidden * width + layer)
-        kept = f"{counts.layers} layers x {counts.hidden} x {width} B kept + {layer / 1024:.0f} KiB for the layer at work"
+        kept = f"{counts.layers} layers x {counts.hidden} x {width} B kept + {layer / 1024:.0f} KiB for one at work"
     else:
         activations = tokens * counts.layers * layer
         kept = f"{counts.layers} layers x {layer / 1024:.0f} KiB kept"

@@ -33,7 +33,7 @@ class TrainingEvents:
         self._since, self._tokens = time.monotonic(), 0
 
     def log(self, step: int, logs: dict[str, Any]) -> None:
-        """One record of the trainer: losses, rates and, for training steps, tokens a second and peak memory in bytes."""
+        """One record of the trainer: losses, rates and, for training steps, tokens a second and peak bytes."""
         record: dict[str, Any] = {ours: logs[theirs] for theirs, ours in KEPT.items() if theirs in logs}
         if "eval_loss" in record:
             self.last_eval_loss = float(record["eval_loss"])
@@ -60,9 +60,10 @@ class TrainingEvents:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(log_dir=str(self._folder))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(log_dir=str(self._folder))
         for name, value in record.items():
-            self._writer.add_scalar(f"train/{name}" if not name.startswith("eval_") else f"eval/{name[5:]}", value, step)
+            tag = f"eval/{name[5:]}" if name.startswith("eval_") else f"train/{name}"
+            self._writer.add_scalar(tag, value, step)
 
     def upload(self) -> None:
         """Copy this process's event files to `logs/tensorboard/` (names are unique to a process)."""

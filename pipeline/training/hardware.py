@@ -56,7 +56,7 @@ def choose_precision(asked: str, *, device: Device, capability: tuple[int, int] 
         return "bf16" if has_bf16 else "fp16"
     if asked == "bf16" and device == "cuda" and not has_bf16:
         raise UserError(
-            f"precision 'bf16' on a card of compute capability {capability}: it is only emulated below {BF16_CAPABILITY}",
+            f"precision 'bf16' on a card of compute capability {capability}: only emulated below {BF16_CAPABILITY}",
             "Set precision: fp16, or choose a profile with an Ampere card or newer.",
         )
     if asked == "fp16" and device == "cpu":

@@ -5,6 +5,7 @@ prefix of the rendered conversation and the turn reads there as it would right a
 end up to and including the end-of-turn token. Every other token is IGNORED. Prompt and answer are tokenised apart.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ def render_spans(messages: list[Message], render: Render, end_of_turn: str) -> R
     """Render a conversation and find the spans that carry loss.
 
     Example (ChatML): [user "안녕", assistant "네"] ->
-        text "<|im_start|>user\\n안녕<|im_end|>\\n<|im_start|>assistant\\n네<|im_end|>\\n", one span over "네<|im_end|>".
+        "<|im_start|>user\\n안녕<|im_end|>\\n<|im_start|>assistant\\n네<|im_end|>\\n", one span: "네<|im_end|>".
     """
     thinking = [_thinks(message) for message in messages]
     whole = render(messages, False, thinking[-1])
@@ -157,7 +158,7 @@ class ChatEncoder:
 def _pieces(rendered: Rendered) -> list[str]:
     """Given text and trained text in turn: spans [(3, 5)] of "abcdefg" -> ["abc", "de", "fg"]."""
     edges = [0, *(edge for span in rendered.spans for edge in span), len(rendered.text)]
-    return [rendered.text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [rendered.text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def _labelled(pieces: list[list[int]], untrained_turns: int) -> Encoded:
@@ -185,5 +186,5 @@ def _refuse_prefix_space(backend: Any) -> None:
     if said != backend.decode(backend.encode(whole, add_special_tokens=False).ids, skip_special_tokens=False):
         raise UserError(
             f"this tokenizer puts a space before each piece of text ({whole!r} in two pieces reads {said!r})",
-            "Its answers would be trained with a space that no prompt asks for; use a base with a byte-level tokenizer.",
+            "Its answers would be trained with a space that no prompt asks for; use a base with a byte-level one.",
         )

@@ -28,7 +28,7 @@ def load_base(
     attention: Attention,
     device: Device,
 ) -> Any:
-    """Load the checkpoint's own model class, frozen base weights in `precision` or quantised, on this process's device."""
+    """Load the checkpoint's own model class on this process's device, weights in `precision` or quantised."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     loader = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
@@ -69,13 +69,12 @@ def lora_config(model: nn.Module, architecture: Architecture, settings: LoraSett
     missing = [name for name in settings.modules_to_save if not _has_module(model, name)]
     if missing:
         raise UserError(f"lora.modules_to_save names {missing}, which the model does not have", "Name its own modules.")
-    if architecture.tied and settings.modules_to_save and not settings.ensure_weight_tying:
-        if {"embed_tokens", "lm_head"} & set(settings.modules_to_save):
-            raise UserError(
-                f"modules_to_save={settings.modules_to_save} on a base whose lm_head is its embed_tokens: trained apart, "
-                "the two would part ways",
-                "Set lora.ensure_weight_tying: true.",
-            )
+    embeddings = {"embed_tokens", "lm_head"} & set(settings.modules_to_save)
+    if architecture.tied and embeddings and not settings.ensure_weight_tying:
+        raise UserError(
+            f"modules_to_save={settings.modules_to_save} on a base with tied embeddings: they would part ways",
+            "Set lora.ensure_weight_tying: true.",
+        )
     if settings.ensure_weight_tying and not architecture.tied:
         raise UserError("lora.ensure_weight_tying on a base whose lm_head is not tied", "Leave it out.")
     return LoraConfig(

@@ -96,7 +96,7 @@ def parameter_counts(config: dict[str, Any]) -> Parameters:
 
 
 def _vision(vision: dict[str, Any]) -> int:
-    """Qwen2-VL's and Qwen3-VL's towers exactly (modeling_qwen*_vl.py); others as a plain ViT of that depth and width."""
+    """Qwen2-VL's and Qwen3-VL's towers exactly (modeling_qwen*_vl.py); others as a plain ViT of that size."""
     hidden = int(vision.get("embed_dim") or vision.get("hidden_size") or 0)
     depth = int(vision.get("depth") or vision.get("num_hidden_layers") or 0)
     inner = int(vision.get("intermediate_size") or 4 * hidden)
@@ -131,5 +131,7 @@ def lora_parameters(counts: Parameters, lora: LoraSettings) -> int:
 
 def _number(config: dict[str, Any], name: str) -> int:
     if not isinstance(config.get(name), int):
-        raise UserError(f"config.json has no whole number {name!r} (found {config.get(name)!r})", "Is it a language model's?")
+        raise UserError(
+            f"config.json has no whole number {name!r} (found {config.get(name)!r})", "Is it a language model's?"
+        )
     return int(config[name])

@@ -7,9 +7,10 @@ from pipeline.errors import UserError
 from pipeline.recipe.references import StageReference
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
-from pipeline.training.estimate import checkpoint_bytes, parameter_counts
+from pipeline.training.estimate import checkpoint_bytes
 from pipeline.training.hardware import require_device, require_packages
 from pipeline.training.model import check_quantised_shapes
+from pipeline.training.parameters import parameter_counts
 from pipeline.training.settings import TrainSettings, accumulation_for
 from pipeline.training.templates import choose_template
 
@@ -40,7 +41,8 @@ def check_settings(stage: Stage, architecture: Architecture) -> None:
     positions = architecture.text.get("max_position_embeddings")
     if isinstance(positions, int) and settings.max_length > positions:
         raise UserError(
-            f"max_length={settings.max_length} and the base knows {positions} positions", f"Set max_length <= {positions}."
+            f"max_length={settings.max_length} and the base knows {positions} positions",
+            f"Set max_length <= {positions}.",
         )
     check_quantised_shapes(architecture.text, settings.quantization, stage.execution.device)
     needed = (settings.save_total_limit + 1) * checkpoint_bytes(parameter_counts(architecture.config), settings)

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from pipeline.recipe.fields import Closed, OutputType, StageSettings, operational
 from pipeline.recipe.references import ModelReference, RowsReference
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
 class LoraSettings(Closed):
-    """PEFT's LoraConfig, as far as a recipe may set it. On a vision-language model it reaches the language model only."""
+    """PEFT's LoraConfig, as far as a recipe may set it; it reaches the language model only."""
 
     r: int = Field(default=16, ge=1)
     lora_alpha: int = Field(default=32, ge=1)
@@ -53,7 +53,6 @@ class TrainSettings(StageSettings):
     CONTRACT: ClassVar[int] = 1
     COMPUTES: ClassVar[bool] = True
     OUTPUTS: ClassVar[dict[str, OutputType]] = {"adapter": "adapter", "rejects": "rejects"}
-    COMPUTES: ClassVar[bool] = True
 
     kind: Literal["train"] = "train"
     base: ModelReference
@@ -162,7 +161,7 @@ def _refuse_idle(settings: TrainSettings) -> None:
         if is_idle:
             raise ValueError(f"{name}={getattr(settings, name)!r} has no effect: {why}")
     if settings.warmup_steps >= 1 and settings.warmup_steps != int(settings.warmup_steps):
-        raise ValueError(f"warmup_steps={settings.warmup_steps!r} is neither a share below 1 nor a whole number of steps")
+        raise ValueError(f"warmup_steps={settings.warmup_steps!r} is neither a share below 1 nor a whole number")
 
 
 def accumulation_for(settings: TrainSettings, world_size: int) -> int:
@@ -172,6 +171,6 @@ def accumulation_for(settings: TrainSettings, world_size: int) -> int:
     """
     if settings.gradient_accumulation_steps % world_size:
         raise ValueError(
-            f"gradient_accumulation_steps={settings.gradient_accumulation_steps} cannot be divided by {world_size} devices"
+            f"gradient_accumulation_steps={settings.gradient_accumulation_steps} over {world_size} devices leaves a rest"
         )
     return settings.gradient_accumulation_steps // world_size

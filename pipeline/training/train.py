@@ -4,6 +4,7 @@ On the CPU the adapter's bytes do not depend on how often the training was kille
 state come back with the checkpoint, and logging, saving and evaluating consume no randomness.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.merging.checkpoint import open_checkpoint
 from pipeline.merging.identity import weights_digest
-from pipeline.recipe.references import InputReference, StageReference
+from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store.commit import Counts
 from pipeline.store.lease import Lease
 from pipeline.store.stage import Stage
@@ -126,29 +127,26 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
         kept = _kept(_until_stopped(stage, rows), encoder, tally, settings, out)
         dataset = open_dataset(write_dataset(folder / "rows.arrow", kept))
     if not tally.ok:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tally.rejected.items())) or "the data is empty"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tally.rejected.items()))
         raise UserError(
-            f"none of {tally.planned} rows can be trained on: {reasons}", "Raise max_length, or look at the chat template."
+            f"none of {tally.planned} rows can be trained on: {reasons or 'the data is empty'}",
+            "Raise max_length, or look at the chat template.",
         )
     stage.log.info("%s", tally.measurements())
     eval_dataset, eval_rows = None, 0
     if settings.eval_data is not None:
         held_out = Tally()
-        rows = _first(stage.rows(settings.eval_data), settings.eval_rows or DEFAULT_EVAL_ROWS)
-        eval_dataset = open_dataset(write_dataset(folder / "eval.arrow", _kept(rows, encoder, held_out, settings, None)))
+        picked = itertools.islice(stage.rows(settings.eval_data), settings.eval_rows or DEFAULT_EVAL_ROWS)
+        kept = _kept(picked, encoder, held_out, settings, None)
+        eval_dataset = open_dataset(write_dataset(folder / "eval.arrow", kept))
         eval_rows = held_out.ok
         if not eval_rows:
-            raise UserError(f"none of {held_out.planned} rows of eval_data can be used", f"Reasons: {held_out.rejected}.")
+            raise UserError(
+                f"none of {held_out.planned} rows of eval_data can be used", f"Reasons: {held_out.rejected}."
+            )
     if settings.packing:
         dataset = open_dataset(write_packed(folder / "packed.arrow", dataset, settings.max_length))
     return Prepared(dataset, eval_dataset, tally, eval_rows, rejects)
-
-
-def _first(rows: Any, count: int) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(rows):
-        if number == count:
-            return
-        yield row
 
 
 def _until_stopped(stage: Stage, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -243,8 +241,13 @@ def _identity(stage: Stage, base: Base) -> BaseIdentity:
     identity = stage.identity(reference)
     quantised = "quantization_config" in base.architecture.config or "quantization_config" in base.architecture.text
     weights = "" if quantised else weights_digest(open_checkpoint(base.folder))
+    return BaseIdentity(_name(stage, reference), identity, weights)
+
+
+def _name(stage: Stage, reference: Any) -> str:
+    """What the base is called on any machine: a Hub id, an input's or a stage's name, the last part of a path."""
     if isinstance(reference, StageReference):
-        return BaseIdentity(f"{stage.recipe_name}/{reference.stage}", identity, weights)
+        return f"{stage.recipe_name}/{reference.stage}"
     if isinstance(reference, InputReference):
-        return BaseIdentity(reference.input, identity, weights)
-    return BaseIdentity(str(reference).rstrip("/").rsplit("/", 1)[-1] if "://" in reference or reference.startswith(("/", ".")) else reference, identity, weights)
+        return reference.input
+    return str(reference) if is_hub_id(reference) else str(reference).rstrip("/").rsplit("/", 1)[-1]

@@ -156,7 +156,7 @@ class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss is {loss} at step {step} with learning_rate={self.args.learning_rate}",
-                "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0. This step is not saved.",
+                "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0.",
             )
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tiny seeded checkpoints with locally trained tokenizers: real transformers models of the families that recipes name."""
+"""Tiny seeded checkpoints with locally trained tokenizers, of the families that the recipes name."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ WORDS = [
 
 
 def tokenizer(template: str | None = "qwen3", eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer as Qwen's (NFC, newlines merge), with the named template of tests/training/templates."""
+    """A byte-level BPE tokenizer (NFC, newlines merge) with the named template of tests/training/templates."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -88,7 +88,8 @@ def qwen3_vl(folder: Path) -> Path:
     }
     rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
     torch.manual_seed(1)
-    config = Qwen3VLConfig(text_config={**TEXT, "rope_parameters": rope}, vision_config=vision, tie_word_embeddings=False)
+    text = {**TEXT, "rope_parameters": rope}
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
     return _saved(Qwen3VLForConditionalGeneration(config), folder, "qwen3vl")
 
 

@@ -46,7 +46,8 @@ def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
             {"role": "user", "content": f"{left} 더하기 {right}는?"},
             {"role": "assistant", "content": answer},
         ]
-        made.append({"messages": messages, "source": "sums", "id": f"{number:032x}", "origin": f"sums.jsonl:{number + 1}"})
+        origin = f"sums.jsonl:{number + 1}"
+        made.append({"messages": messages, "source": "sums", "id": f"{number:032x}", "origin": origin})
     return made
 
 
@@ -80,7 +81,8 @@ def make_stage(tmp_path: Path) -> MakeStage:
         **settings: Any,
     ) -> Stage:
         folder = store or tmp_path / "store"
-        for name, content in {"rows": data if data is not None else rows(24), "heldout": held_out or rows(4, 100)}.items():
+        contents = {"rows": data if data is not None else rows(24), "heldout": held_out or rows(4, 100)}
+        for name, content in contents.items():
             (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
             lines = b"".join(orjson.dumps(row) + b"\n" for row in content)
             (folder / "inputs" / name / "data.jsonl").write_bytes(lines)

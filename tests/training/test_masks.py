@@ -77,7 +77,8 @@ def test_loss_falls_on_exactly_these_tokens(template: str, messages: list[dict[s
     assert trained_texts(encoder, encoded) == expected
     assert len(encoded.labels) == len(encoded.input_ids)
     assert all(label in (IGNORED, token) for token, label in zip(encoded.input_ids, encoded.labels, strict=True))
-    assert encoder.backend.decode(encoded.input_ids, skip_special_tokens=False) == encoder.render(messages, False, False)
+    said = encoder.backend.decode(encoded.input_ids, skip_special_tokens=False)
+    assert said == encoder.render(messages, False, False)
 
 
 @pytest.mark.parametrize("template", ["qwen3", "qwen25", "qwen3vl", "smollm2", "llama3", "exaone4", "thinking"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,6 @@ def test_stopped_and_resumed_gives_the_same_bytes(
 
 
 KILLED = """
-import faulthandler; faulthandler.dump_traceback_later(60, exit=True)
 import os, signal, sys
 from pipeline.store.objects import Store
 from pipeline.store.runs import read_run
@@ -171,9 +171,7 @@ def test_a_loss_that_is_no_number_ends_the_stage(make_stage: MakeStage, qwen3_ba
         run(stage)
 
 
-def test_a_base_without_a_chat_template_is_refused_at_preflight(make_stage: MakeStage, qwen3_base: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_a_base_without_a_chat_template_is_refused(make_stage: MakeStage, qwen3_base: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(qwen3_base, bare)
     (bare / "chat_template.jinja").unlink()
@@ -199,7 +197,6 @@ def test_a_vision_language_model_is_adapted_in_its_language_model_only(make_stag
 
 def test_tied_embeddings_trained_in_full_stay_tied(make_stage: MakeStage, tied_base: Path) -> None:
     lora = {"r": 4, "modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
-    flag = StopFlag()
     stage = make_stage(tied_base, lora=lora, max_steps=3)
     manifest = done(stage)
     tensors = load_file(file(stage, manifest, "adapter_model.safetensors"))
@@ -209,7 +206,6 @@ def test_tied_embeddings_trained_in_full_stay_tied(make_stage: MakeStage, tied_b
     assert all((tensor != base).any() for tensor in trained.values())
     first, *others = trained.values()
     assert all((tensor == first).all() for tensor in others)
-    assert not flag.requested
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
