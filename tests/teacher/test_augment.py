@@ -1,5 +1,6 @@
 """augment on a real store with a real HTTP endpoint whose answers follow from the request."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
+from tests.engine.tiny import bare_checkpoint
 from tests.servers.openai_endpoint import OpenAIServer, openai_server
 from tests.teacher.runs import augment_settings, output, prepared_rows, run, with_prepared
 
@@ -246,3 +248,29 @@ def test_a_set_without_a_single_row_is_refused(store: Store, server: OpenAIServe
     for _ in range(2):
         with pytest.raises(UserError, match="none of 4 rows came through: no_reasoning 4"):
             run(Stage(store, lock, "augment"))
+
+
+def test_a_stage_starts_and_stops_its_own_teacher(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scripted(model: Path, settings: Any, *, served_name: str, host: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "tests.servers.openai_endpoint", "--port", str(port), "--model", served_name]
+
+    monkeypatch.delenv("HANFORGE_TEACHER_ENDPOINT", raising=False)
+    monkeypatch.setattr("pipeline.engine.server.command", scripted)
+    monkeypatch.setenv("HANFORGE_CACHE", str(tmp_path / "cache"))
+    model = bare_checkpoint(tmp_path / "teacher")
+    stage = augmented(store, prepared_rows(30), teacher={"model": str(model)})
+    manifest = stage.directory.manifest()
+    assert manifest is not None and manifest.counts.ok == 30
+    assert output(stage)[0]["teacher"]["identity"] == stage.identity(str(model))
+    monkeypatch.setattr("pipeline.engine.server.command", lambda *_, **__: ["/nothing/to/start"])
+    again = augmented(store, prepared_rows(30), teacher={"model": str(model)}, sample_ratio=0.5)
+    assert again.directory.manifest() is not None
+
+
+def test_a_teacher_that_vllm_cannot_load_is_refused_before_any_start(store: Store, tmp_path: Path) -> None:
+    model = bare_checkpoint(tmp_path / "teacher", architectures=["NoSuchModel"])
+    lock = with_prepared(store, prepared_rows(4), {"augment": augment_settings(teacher={"model": str(model)})})
+    with pytest.raises(UserError, match="NoSuchModel"):
+        run(Stage(store, lock, "augment"))

@@ -1,0 +1,52 @@
+"""`hanforge engine`: the resolved command, settings from a stage or from JSON, refusals before any start."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.launch import settings_from
+from pipeline.engine.settings import EngineSettings
+from pipeline.errors import UserError
+from pipeline.store.objects import Store
+from tests.engine.tiny import bare_checkpoint
+from tests.servers.process import ROOT
+from tests.teacher.runs import augment_settings, prepared_rows, with_prepared
+
+
+def engine(store: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "jobs", "engine", *words, "--store", f"file://{store}", "--print"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_folder_is_verified_and_its_command_printed(tmp_path: Path) -> None:
+    folder = bare_checkpoint(tmp_path / "model")
+    done = engine(tmp_path / "store", str(folder), "--port", "9", "--settings", '{"max_model_len": 512}')
+    assert done.returncode == 0, done.stderr
+    assert "HF_HUB_OFFLINE=1" in done.stdout and "--max-model-len 512" in done.stdout and "--port 9" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "words"),
+    [
+        ({"architectures": ["NoSuchModel"]}, "{}", "'NoSuchModel' is not in vLLM's registry"),
+        ({}, '{"max_modle_len": 512}', "max_modle_len"),
+        ({}, '{"max_model_len": 4096}', "over its own 1024 positions"),
+    ],
+)
+def test_what_cannot_be_served_is_exit_2(tmp_path: Path, changes: dict[str, object], settings: str, words: str) -> None:
+    folder = bare_checkpoint(tmp_path / "model", **changes)
+    done = engine(tmp_path / "store", str(folder), "--settings", settings)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_sidecar_takes_its_settings_from_the_stage_that_it_serves(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path / 'store'}")
+    teacher = {"served_model_name": "exaone", "engine": {"max_model_len": 8192}}
+    lock = with_prepared(store, prepared_rows(4), {"augment": augment_settings(teacher=teacher)})
+    assert settings_from(store, f"{lock.run_id}:augment", None) == (EngineSettings(max_model_len=8192), "exaone")
+    with pytest.raises(UserError, match="a prepare stage has no engine"):
+        settings_from(store, f"{lock.run_id}:prepare", None)
+    with pytest.raises(UserError, match="Give one of them"):
+        settings_from(store, f"{lock.run_id}:augment", "{}")
