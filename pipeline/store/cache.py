@@ -19,7 +19,7 @@ from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
 from pipeline.store.shards import Part, file_sha256
 
-_HELD: dict[str, int] = {}  # locks of this process: folder name -> file descriptor, held until the process ends
+_HELD: dict[str, int] = {}  # locks of this process: folder -> file descriptor, held until the process ends
 
 
 def cache_folder() -> Path:
@@ -89,7 +89,7 @@ def staged_folder(files: list[Wanted]) -> Path:
     root = cache_folder()
     folder = root / "folders" / name
     (root / "locks").mkdir(parents=True, exist_ok=True)
-    if name not in _HELD:
+    if str(folder) not in _HELD:
         lock = os.open(root / "locks" / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)  # other processes may be reading the folder for hours
@@ -101,7 +101,7 @@ def staged_folder(files: list[Wanted]) -> Path:
         except BaseException:
             os.close(lock)
             raise
-        _HELD[name] = lock
+        _HELD[str(folder)] = lock
     os.utime(root / "locks" / name)
     return folder
 
@@ -152,8 +152,9 @@ def _make_room(root: Path, needed: int) -> None:
         lock = os.open(lock_file, os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            used -= folder_bytes(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            for victim in (folder, folder.with_name(f"{folder.name}.incoming")):  # a killed process left the latter
+                used -= folder_bytes(victim)
+                shutil.rmtree(victim, ignore_errors=True)
         except BlockingIOError:
             continue  # somebody is using it
         finally:
