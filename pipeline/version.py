@@ -22,6 +22,12 @@ def code_version() -> dict[str, str]:
     return {"version": version, "commit": os.environ.get("HANFORGE_COMMIT", "") or _git_commit()}
 
 
+def short_commit(commit: str) -> str:
+    """Twelve digits, and whether the checkout had changes. Example: "<40 hex>-dirty" -> "4439f66b015d-dirty" """
+    digits, dash, dirty = commit.partition("-")
+    return f"{digits[:12]}{dash}{dirty}"
+
+
 def _git_commit() -> str:
     if not (ROOT / ".git").exists():
         return ""

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipeline.recipe import models
 from pipeline.recipe.fields import resolved
 from pipeline.recipe.references import StageReference, references_in
 from pipeline.reporting.curves import Curves, curves
@@ -102,7 +103,8 @@ class Report:
 
 def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) -> Report:
     """Read a run's locks, manifests, metrics and a few rows; works at any point of a run."""
-    statuses = chain_status(store, lock)
+    place = {name: number for number, name in enumerate(models.order(lock.recipe))}
+    statuses = sorted(chain_status(store, lock), key=lambda status: place[status.name])
     manifests = {status.name: lock.directory(store, status.name).manifest() for status in statuses}
     levels = _levels(lock)
     stages = [_facts(store, lock, status, manifests[status.name], levels[status.name]) for status in statuses]
@@ -154,12 +156,8 @@ def execution_of(lock: RunLock, name: str) -> dict[str, Any] | None:
 def _levels(lock: RunLock) -> dict[str, int]:
     """How many stages lie before each on its longest way: the column of its card."""
     levels: dict[str, int] = {}
-    names = list(lock.stages)
-    while names:
-        for name in list(names):
-            if all(other in levels for other in lock.stages[name].needs):
-                levels[name] = 1 + max((levels[other] for other in lock.stages[name].needs), default=-1)
-                names.remove(name)
+    for name in models.order(lock.recipe):
+        levels[name] = 1 + max((levels[other] for other in lock.stages[name].needs), default=-1)
     return levels
 
 
@@ -193,5 +191,5 @@ def _wrong(
     out: list[Prediction] = []
     for name, manifest in manifests.items():
         if manifest is not None and lock.stages[name].kind == "evaluate":
-            out.extend(wrong_predictions(store, lock, name, count, seed))
+            out.extend(wrong_predictions(store, lock, name, max(1, count // 2), seed))
     return out

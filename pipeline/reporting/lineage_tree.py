@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from pipeline.reporting.samples import printable, sample_panel
+from pipeline.version import short_commit
 
 MOST_FILES = 12
 LONGEST = 70
@@ -71,7 +72,7 @@ def _facts(stage: dict[str, Any]) -> list[str]:
     if "execution" in stage:
         run = stage["execution"]
         out.append(f"[dim]on {run['world_size']} {run['device']}, {run['precision']}, attention {run['attention']}[/]")
-    code = ", ".join(" at ".join(filter(None, (one["version"], one["commit"][:12]))) for one in stage["code"])
+    code = ", ".join(" at ".join(filter(None, (one["version"], short_commit(one["commit"])))) for one in stage["code"])
     return [*out, f"[dim]code: hanforge {escape(code)}[/]"] if code else out
 
 

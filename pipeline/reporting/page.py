@@ -16,15 +16,27 @@ from pipeline.reporting import figures
 from pipeline.reporting.funnel import Flow, Segment
 from pipeline.reporting.gather import Report, StageFacts
 from pipeline.reporting.pairs import Prediction
-from pipeline.reporting.scores import Metric, headline, metrics
+from pipeline.reporting.scores import bars, by_source, headline, metrics
 from pipeline.reporting.svg import Line, line_chart
 from pipeline.reporting.texts import TEXTS, coded, text
+from pipeline.version import short_commit
 
 REASON_COLOURS = 6
 EVALUATION_COLOURS = 5
-MOST_BARS = 8
 FLOWING = ("prepare", "augment", "validate", "train")
-FILTERS = ("count", "percent", "duration", "size", "when", "plain_number", "score", "change", "tone")
+FILTERS = (
+    "count",
+    "percent",
+    "duration",
+    "size",
+    "when",
+    "plain_number",
+    "score",
+    "change",
+    "tone",
+    "last_value",
+    "top_value",
+)
 
 
 def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
@@ -36,6 +48,7 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
     environment.filters.update(
         figure=figure,
         checks=checks,
+        short_commit=short_commit,
         loss_chart=loss_chart,
         rate_chart=rate_chart,
         trained=trained,
@@ -48,6 +61,7 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
 def _context(report: Report) -> dict[str, Any]:
     stages = report.stages
     table = metrics(report.evaluations)
+    best = headline(table)
     trainings = [stage for stage in stages if stage.status.kind == "train"]
     rows = [stage.status.counts.ok for stage in trainings if stage.status.counts is not None]
     return {
@@ -60,8 +74,9 @@ def _context(report: Report) -> dict[str, Any]:
         "trainings": trainings,
         "trained_rows": sum(rows) if rows else None,
         "table": table,
-        "best": headline(table),
-        "main_metrics": _main(table),
+        "best": best,
+        "bars": bars(table),
+        "sources": by_source(report.evaluations, best) if best else [],
         "wrong": _by_stage(report.wrong),
         "longest": max((stage.status.seconds for stage in stages), default=0.0) or 1.0,
         "peak": max((stage.status.gpu_peak_bytes or stage.status.peak_bytes for stage in stages), default=0),
@@ -80,12 +95,6 @@ def _columns(stages: list[StageFacts]) -> list[list[StageFacts]]:
     for stage in stages:
         columns.setdefault(stage.level, []).append(stage)
     return [columns[level] for level in sorted(columns)]
-
-
-def _main(table: list[Metric]) -> list[Metric]:
-    """The metrics drawn as bars: shares whose values are not all zero, in the table's order."""
-    drawn = [metric for metric in table if metric.is_share and any(value and value.value for value in metric.values)]
-    return drawn[:MOST_BARS]
 
 
 def _by_stage(predictions: list[Prediction]) -> list[tuple[str, list[Prediction]]]:
@@ -115,7 +124,7 @@ def figure(stage: StageFacts) -> Markup:
         parts.append(Markup("{} {}").format(text("loss"), figures.plain_number(stage.curves.loss[-1][1])))
     if status.seconds:
         parts.append(figures.duration(status.seconds))
-    return Markup(" · ").join(parts)
+    return Markup("").join(Markup("<span>{}</span>").format(part) for part in parts)
 
 
 def checks(stage: StageFacts) -> list[tuple[str, int, int]]:

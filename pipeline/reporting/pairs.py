@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -12,7 +11,8 @@ from pipeline.store.runs import RunLock
 from pipeline.text.thinking import split_thinking
 
 LONGEST = 6000  # characters of a text on the page; longer ones are cut and say so
-CORRECT = ("exact", "normalised", "final_answer", "passed")
+CORRECT = ("exact", "normalized", "final_answer", "passed")
+FLAWS = ("chinese", "empty", "truncated", "failed")
 
 
 @dataclass(frozen=True)
@@ -70,38 +70,46 @@ def _pair(stage: str, row: Row) -> Pair:
 
 
 def wrong_predictions(store: Store, lock: RunLock, stage: str, count: int, seed: int) -> list[Prediction]:
-    """`count` wrong answers of an evaluate stage, those that break most rules first, ties by `seed`."""
+    """Up to `count` wrong answers of an evaluate stage from each set: most broken rules first, ties by `seed`.
+
+    A question that was answered wrongly with and without thinking is shown once.
+    """
     chance = random.Random(seed)
-    found: list[tuple[int, float, Prediction]] = []
+    worst: dict[str, dict[str, tuple[int, float, Prediction]]] = {}
     for line in output_rows(store, lock, stage, "predictions").lines():
         row = orjson.loads(line)
         broken = broken_rules(row)
-        if broken:
-            found.append((-len(broken), chance.random(), _prediction(stage, row, broken)))
-            found.sort(key=lambda item: item[:2])
-            del found[count:]
-    return [prediction for _, _, prediction in found]
+        if not broken:
+            continue
+        found = worst.setdefault(str(row.get("collection", "")), {})
+        candidate = (-len(broken), chance.random(), _prediction(stage, row, broken))
+        key = str(row.get("id"))
+        found[key] = min(found.get(key, candidate), candidate, key=lambda item: item[:2])
+        if len(found) > count:
+            del found[max(found, key=lambda key: found[key][:2])]
+    ranked = [sorted(found.values(), key=lambda item: item[:2]) for _, found in sorted(worst.items())]
+    return [prediction for found in ranked for _, _, prediction in found]
 
 
 def broken_rules(row: Row) -> tuple[str, ...]:
-    """What is wrong with a prediction, most telling first; empty when it is right.
+    """What is wrong with a prediction, in words; empty when it is right.
 
-    An answer is right when it matches in any way; a question with rules is right when it passed.
+    A held-out row is right when its answer matches in any way, a question with rules when it passed.
+    Example: {"marks": {"passed": False, "missed": ["must: 정지"], "empty": True}} -> ("must: 정지", "empty")
     """
-    scores = row.get("scores")
-    flags: dict[str, Any] = scores if isinstance(scores, dict) else row
-    checks = [flags[name] for name in CORRECT if isinstance(flags.get(name), (bool, int, float))]
-    if not checks or any(checks):
+    found = row.get("marks", {})
+    judged = [found[name] for name in CORRECT if name in found]
+    if not judged or any(judged):
         return ()
-    wrong = [name for name in ("passed", "exact") if name in flags and not flags[name]][:1]
-    return (*wrong, *(name for name in ("chinese", "truncated", "looping", "empty") if flags.get(name)))
+    missed = [str(rule) for rule in found.get("missed", ())] if "passed" in found else ["exact"]
+    return (*missed, *(name for name in FLAWS if found.get(name) and name not in missed))
 
 
 def _prediction(stage: str, row: Row, broken: tuple[str, ...]) -> Prediction:
     asked = [message["content"] for message in row.get("messages", ()) if message.get("role") == "user"]
     return Prediction(
         stage,
-        str(row.get("set", row.get("group", ""))),
+        str(row.get("collection", "")),
         bool(row.get("thinking")),
         cut(asked[-1] if asked else ""),
         cut(str(row.get("expected") or "")),

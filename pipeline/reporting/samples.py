@@ -18,6 +18,7 @@ from pipeline.text.thinking import split_thinking
 SHORT_CHARACTERS = 400
 ROLES = {"system": "dim", "user": "bold cyan", "assistant": "bold green"}
 SHOWN = {
+    "text",
     "messages",
     "source",
     "origin",
@@ -110,7 +111,10 @@ def _facts(facts: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for key, value in facts.items():
+    flat = {
+        f"{key}.{name}": item for key, value in facts.items() if isinstance(value, dict) for name, item in value.items()
+    }
+    for key, value in {**{key: value for key, value in facts.items() if not isinstance(value, dict)}, **flat}.items():
         table.add_row(Text(_one_line(key)), Text(_one_line(str(value))[:SHORT_CHARACTERS], style="dim"))
     return table
 

@@ -4,7 +4,7 @@ Scores are flat: "<set>.<mode>.<metric>" to a number. Modes are `on` and `off` (
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.recipe.references import InputReference, StageReference
@@ -12,8 +12,14 @@ from pipeline.scoring.verdict import LOWER_IS_BETTER
 from pipeline.store.runs import RunLock
 
 Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
-HEADLINES = ("exact", "final_answer", "normalised", "passed")
-AMOUNTS = ("rows", "mean_characters", "mean_reasoning_characters", "judged")  # not shares of 0 to 1
+HEADLINES = ("exact", "final_answer", "normalized", "passed")
+LOWER = (*LOWER_IS_BETTER, "failed")
+DRAWN = {
+    "data": ("exact", "final_answer", "normalized", "chinese", "tags", "stepped"),
+    "questions": ("passed", "chinese"),
+}
+NEED_EXPECTED = ("exact", "final_answer", "normalized")  # few of the shipped questions have an expected answer
+MEAN = "mean_"  # such metrics are amounts, all others shares from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Evaluation:
     scores: dict[str, float]
     rows: dict[str, int]
     intervals: dict[str, tuple[float, float]]
+    sources: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -53,12 +60,12 @@ class Metric:
     @property
     def is_share(self) -> bool:
         """Whether values are shares from 0 to 1."""
-        return self.name not in AMOUNTS and all(value is None or 0 <= value.value <= 1 for value in self.values)
+        return not self.name.startswith(MEAN)
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a fall is an improvement."""
-        return self.name in LOWER_IS_BETTER
+        return self.name in LOWER
 
     @property
     def change(self) -> float | None:
@@ -84,17 +91,15 @@ def evaluation(lock: RunLock, stage: str, measured: dict[str, Any] | None) -> Ev
     scores = {
         name: float(value) for name, value in measured.get("scores", {}).items() if isinstance(value, (int, float))
     }
-    rows = {name.removesuffix(".rows"): int(value) for name, value in scores.items() if name.endswith(".rows")}
-    rows |= {str(name): int(value) for name, value in measured.get("rows", {}).items()}
-    stored = measured.get("intervals", {})
-    intervals = {name: _interval(name, value, rows, stored.get(name)) for name, value in scores.items()}
-    return Evaluation(
-        stage, model_name(lock, stage), True, scores, rows, {name: pair for name, pair in intervals.items() if pair}
-    )
+    averages = measured.get("averages", {})
+    rows = {f"{group}.{mode}": int(one["rows"]) for group, modes in averages.items() for mode, one in modes.items()}
+    sources = {f"{group}.{mode}": one["sources"] for group, modes in averages.items() for mode, one in modes.items()}
+    intervals = {name: pair for name, value in scores.items() if (pair := _interval(name, value, rows))}
+    return Evaluation(stage, model_name(lock, stage), True, scores, rows, intervals, sources)
 
 
 def metrics(evaluations: list[Evaluation]) -> list[Metric]:
-    """The table: every metric that any evaluation measured, best-known ones first in each set and mode."""
+    """The table: every metric that any evaluation measured, best-known ones first in each set, modes side by side."""
     names = {name for one in evaluations for name in one.scores if name.count(".") >= 2}
     return [_metric(name, evaluations) for name in sorted(names, key=_rank)]
 
@@ -109,27 +114,47 @@ def _metric(name: str, evaluations: list[Evaluation]) -> Metric:
 
 
 def headline(table: list[Metric]) -> Metric | None:
-    """The metric that speaks for the run: the first of exact, final_answer, normalised, passed; the mode that ends best."""
-    for name in HEADLINES:
-        found = [metric for metric in table if metric.name == name and any(metric.values)]
-        if found:
-            return max(found, key=lambda metric: [value.value for value in metric.values if value][-1])
+    """The metric that speaks for the run: the first of `HEADLINES` on held-out rows, in the mode that ends best."""
+    for group in DRAWN:
+        for name in HEADLINES:
+            found = [metric for metric in table if (metric.group, metric.name) == (group, name) and any(metric.values)]
+            if found:
+                return max(found, key=lambda metric: [value.value for value in metric.values if value][-1])
     return None
 
 
-def _rank(name: str) -> tuple[str, str, int, str]:
+def bars(table: list[Metric]) -> list[list[Metric]]:
+    """The metrics that are drawn: for each set and name its modes, the best-known ones."""
+    out = []
+    for group, names in DRAWN.items():
+        for name in names:
+            modes = [metric for metric in table if (metric.group, metric.name) == (group, name)]
+            out.append([metric for metric in modes if any(metric.values)])
+    return [modes for modes in out if modes]
+
+
+def by_source(evaluations: list[Evaluation], metric: Metric) -> list[tuple[str, list[float | None]]]:
+    """One metric by source of the rows: (source, a value per evaluation); empty with a single source."""
+    found = [one.sources.get(f"{metric.group}.{metric.mode}", {}) for one in evaluations]
+    names = sorted({name for sources in found for name in sources})
+    rows = [(name, [sources.get(name, {}).get(metric.name) for sources in found]) for name in names]
+    return rows if len(rows) > 1 else []
+
+
+def _rank(name: str) -> tuple[str, int, str, str]:
     group, mode, metric = name.split(".", 2)
     place = HEADLINES.index(metric) if metric in HEADLINES else len(HEADLINES)
-    return ("" if group == "data" else group, mode, place, metric)
+    return ("" if group == "data" else group, place, metric, mode)
 
 
-def _interval(name: str, value: float, rows: dict[str, int], stored: Any) -> tuple[float, float] | None:
-    if isinstance(stored, (list, tuple)) and len(stored) == 2:
-        return float(stored[0]), float(stored[1])
-    count = rows.get(name.rsplit(".", 1)[0]) or rows.get(name.split(".", 1)[0])
-    if not count or name.rsplit(".", 1)[-1] in AMOUNTS or not 0 <= value <= 1:
+def _interval(name: str, value: float, rows: dict[str, int]) -> tuple[float, float] | None:
+    """The interval of a share over all rows asked; None for means and where the rows are not known."""
+    group, _, metric = name.rpartition(".")
+    if group.startswith("questions.") and metric in NEED_EXPECTED:
         return None
-    return wilson(value, count)
+    if group not in rows or metric.startswith(MEAN) or not 0 <= value <= 1:
+        return None
+    return wilson(value, rows[group])
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -8,12 +8,14 @@ import signal
 import time
 
 from pipeline.errors import GateRefused, Stopped, UserError
+from pipeline.recipe import models
 from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.status import StageStatus, chain_status, why_not_done
 
 QUIET_SECONDS = 10.0  # a running process that wrote no progress for so long is said to be quiet
+BROKEN = ("failed", "refused", "stopped")
 KILLED = 128  # exit codes above it: killed by signal (code - 128)
 
 
@@ -26,7 +28,8 @@ def reasons(store: Store, lock: RunLock) -> list[str]:
     statuses = {status.name: status for status in chain_status(store, lock)}
     happened = events(store, lock.run_id)
     out: list[str] = []
-    for name, status in statuses.items():
+    for name in models.order(lock.recipe):
+        status = statuses[name]
         if status.state != "done":
             mine = [event for event in happened if event.stage == name]
             cause, remedy = _reason(store, lock, status, statuses, mine)
@@ -52,12 +55,20 @@ def _reason(
     behind = [statuses[name] for name in lock.stages[status.name].needs if statuses[name].state != "done"]
     if behind:
         names = ", ".join(f"{other.name} ({other.state})" for other in behind)
-        return f"it waits for {names}", f"Mend {behind[0].name} first"
+        broken = [name for name in _open_roots(lock, statuses, status.name) if statuses[name].state in BROKEN]
+        return f"it waits for {names}", f"Mend {broken[0]} first" if broken else f"It follows by itself: {again}"
     open_work = why_not_done(store, lock, status.name)
     return (
         f"all it needs is done, it was not started in this run ({open_work})",
         f"Start it: {again} --only {status.name}",
     )
+
+
+def _open_roots(lock: RunLock, statuses: dict[str, StageStatus], name: str) -> list[str]:
+    """The stages above `name` that are not done although all that they need is."""
+    behind = [other for other in lock.stages[name].needs if statuses[other].state != "done"]
+    roots = [root for other in behind for root in _open_roots(lock, statuses, other) or [other]]
+    return list(dict.fromkeys(roots))
 
 
 def _refused(lock: RunLock, status: StageStatus) -> tuple[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 
 from pipeline.recipe.load import load_recipe
+from pipeline.scoring.asked import Asked, heldout, robot_questions
+from pipeline.scoring.metrics import Reply, averaged, flat, marks
 from pipeline.store import events
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
@@ -20,7 +22,8 @@ from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
 from pipeline.teacher.validate import Measured
 from pipeline.text import prepare
-from pipeline.text.thinking import join_thinking, split_thinking
+from pipeline.text.chinese import ChineseRule
+from pipeline.text.thinking import join_thinking
 
 HOSTILE = "</script><script>alert('먹힘')</script><img src=x onerror=alert(1)>"
 RECIPE = """
@@ -94,7 +97,9 @@ def do(store: Store, lock: RunLock, name: str) -> None:
     MAKE[kind](store, lock, name)
     metrics.write({**usage, "version": "0.1.0", "commit": "c0ffee" * 6 + "abcd", "exit_code": 0})
     metrics.flush()
-    store.put(directory.key("logs", f"{worker}.log"), f"2026-11-22 05:00:00,1 INFO hanforge.{name} began\nended\n".encode())
+    store.put(
+        directory.key("logs", f"{worker}.log"), f"2026-11-22 05:00:00,1 INFO hanforge.{name} began\nended\n".encode()
+    )
     events.say(store, lock.run_id, name, "ended", worker, 0, "done", **usage)
 
 
@@ -105,11 +110,20 @@ def _write_raw(folder: Path) -> None:
     sums = [(chance.randrange(2, 90), chance.randrange(2, 90)) for _ in range(45)]
     maths = [_row(f"{a} 더하기 {b}는 얼마인가요?", f"{a + b}입니다.", "orca_math_ko") for a, b in sums]
     robots = [
-        _row(f"{number}번 통로에서 AGV가 장애물을 만나면 어떻게 하나요?", f"감속하고 멈춘 뒤 {number}번 관제에 알립니다.", "robot_qa")
+        _row(
+            f"{number}번 통로에서 AGV가 장애물을 만나면 어떻게 하나요?",
+            f"감속하고 멈춘 뒤 {number}번 관제에 알립니다.",
+            "robot_qa",
+        )
         for number in range(30)
     ]
-    talk = [_row(f"{number}월에 어울리는 인사말을 써 주세요. {HOSTILE}", f"{number}월에도 건강하세요. {HOSTILE}", "talk") for number in range(1, 13)]
-    chinese = [_row(f"你好，请介绍一下你自己和你的工作 {n}", "我是一个人工智能助手，很高兴认识你。", "talk") for n in range(4)]
+    talk = [
+        _row(f"{number}월에 어울리는 인사말을 써 주세요. {HOSTILE}", f"{number}월에도 건강하세요. {HOSTILE}", "talk")
+        for number in range(1, 13)
+    ]
+    chinese = [
+        _row(f"你好，请介绍一下你自己和你的工作 {n}", "我是一个人工智能助手，很高兴认识你。", "talk") for n in range(4)
+    ]
     lines = {
         "orca_math_ko.jsonl": [*maths, *maths[:5]],
         "robot_qa.jsonl": [*robots, b'{"messages": [', b"\xff\xfe broken"],
@@ -159,7 +173,12 @@ def _augment(store: Store, lock: RunLock, name: str) -> None:
 def _augmented(row: dict[str, Any]) -> dict[str, Any]:
     *before, last = row["messages"]
     steps = f"1단계: 질문에서 무엇을 묻는지 살핍니다.\n2단계: {last['content']}\n3단계: 답을 다시 확인합니다."
-    provenance = {"model": "EXAONE-4.0-1.2B", "identity": "input:0f3c", "request": "ab" * 16, "replaced": last["content"]}
+    provenance = {
+        "model": "EXAONE-4.0-1.2B",
+        "identity": "input:0f3c",
+        "request": "ab" * 16,
+        "replaced": last["content"],
+    }
     answer = {"role": "assistant", "content": join_thinking(steps, f"정답: {last['content']}")}
     return {**row, "messages": [*before, answer], "teacher": provenance}
 
@@ -204,7 +223,9 @@ def _write_metrics(metrics: MetricsWriter, rate: float, start: float, seed: int)
     for step in range(5, steps + 1, 5):
         loss = 0.35 + start * math.exp(-step / 50) + chance.gauss(0, 0.03)
         lr = rate * (step / 20 if step < 20 else 0.5 + 0.5 * math.cos(math.pi * (step - 20) / (steps - 20)))
-        metrics.write({"step": step, "loss": loss, "learning_rate": lr, "grad_norm": 1.0, "tokens_per_second": 6000.0 + step})
+        metrics.write(
+            {"step": step, "loss": loss, "learning_rate": lr, "grad_norm": 1.0, "tokens_per_second": 6000.0 + step}
+        )
         if step % 50 == 0:
             metrics.write({"step": step, "eval_loss": 0.42 + start * math.exp(-step / 55)})
 
@@ -222,32 +243,28 @@ def _folder(directory: StageDirectory, unit: str, name: str) -> list[Any]:
 
 
 def _evaluate(store: Store, lock: RunLock, name: str) -> None:
-    """Predictions on the held-out rows and two robot questions, in both modes; later models answer better."""
-    directory, skill = lock.directory(store, name), {"score-base": 1, "score1": 7, "score2": 11}[name]
-    heldout = _rows(store, lock, "prepare", "heldout")
+    """Predictions on the held-out rows and the robot questions, in both modes; later models answer better."""
+    directory, skill = lock.directory(store, name), {"score-base": 0.1, "score1": 0.6, "score2": 0.9}[name]
+    asked = [*heldout(_rows(store, lock, "prepare", "heldout"), None, "heldout"), *robot_questions("agv", "")]
+    predictions = [_prediction(item, thinking, skill, n) for thinking in (False, True) for n, item in enumerate(asked)]
     with directory.write_rows("00000", "predictions") as writer:
-        for thinking in (False, True):
-            for place, row in enumerate(heldout):
-                writer.write(orjson.dumps(_prediction(row, thinking, right=place < skill)))
-    rows, share = len(heldout), skill / len(heldout)
-    scores: dict[str, float] = {}
-    for mode, bonus in (("off", 0.0), ("on", 0.04)):
-        scores |= {
-            f"data.{mode}.exact": min(1.0, share * 0.95 + bonus), f"data.{mode}.normalised": min(1.0, share + bonus),
-            f"data.{mode}.chinese": 0.25 * (1 - share), f"data.{mode}.mean_characters": 31.5, f"data.{mode}.rows": rows,
-            f"agv.{mode}.passed": min(1.0, share * 0.8 + bonus), f"agv.{mode}.chinese": 0.0, f"agv.{mode}.rows": 24,
-        }  # fmt: skip
-    counts = Counts(2 * rows, 2 * rows)
+        for row in predictions:
+            writer.write(orjson.dumps(row))
+    averages = averaged(predictions)
+    counts = Counts(len(predictions), len(predictions))
     directory.commit_unit("00000", {"scores": [], "predictions": [writer.committed()]}, counts)
-    directory.commit_manifest(["00000"], {"scores": scores})
+    directory.commit_manifest(["00000"], {"scores": flat(averages), "averages": averages})
 
 
-def _prediction(row: dict[str, Any], thinking: bool, right: bool) -> dict[str, Any]:
-    expected = split_thinking(row["messages"][-1]["content"]).answer
+def _prediction(asked: Asked, thinking: bool, skill: float, number: int) -> dict[str, Any]:
+    right = (number * 37 % 100) / 100 < skill
+    good = asked.expected or "경로를 멈추고 정지한 뒤 관제에 보고합니다."
+    answer = good if right else f"모르겠습니다. {HOSTILE}"
+    reply = Reply(join_thinking("1단계: 생각합니다.", answer) if thinking else answer, completion_tokens=20)
     return {
-        "id": row["id"], "messages": row["messages"][:-1], "expected": expected, "thinking": thinking, "set": "data",
-        "answer": expected if right else f"모르겠습니다. {HOSTILE}", "reasoning": "1단계: 생각합니다." if thinking else "",
-        "scores": {"exact": right, "normalised": right, "chinese": False},
+        "collection": asked.collection, "id": asked.id, "source": asked.source, "messages": asked.messages,
+        "expected": asked.expected, "thinking": thinking, "answer": answer,
+        "reasoning": "1단계: 생각합니다." if thinking else None, "marks": marks(asked, reply, thinking, ChineseRule()),
     }  # fmt: skip
 
 
