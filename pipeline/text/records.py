@@ -1,6 +1,7 @@
-"""The first pass's result: one record of 52 bytes for each line of a scan unit, and how a unit is kept in the journal.
+"""The first pass's result: one record of 60 bytes for each line of a scan unit, and how a unit is kept in the journal.
 
-Lines that are blank have no record. `line` counts from 0 within the unit; `source` indexes the unit's own names.
+Lines that are blank have no record. `line` counts from 0 within the unit; `source` indexes the unit's own names;
+`prompt` and `opening` are hashes of all that stands before the last and before the first answer.
 """
 
 import struct
@@ -21,6 +22,7 @@ RECORD = np.dtype(
         ("key_hi", ">u8"),
         ("key_lo", ">u8"),
         ("prompt", "<u8"),
+        ("opening", "<u8"),
         ("offset", "<u8"),
         ("length", "<u4"),
         ("line", "<u4"),
@@ -30,7 +32,7 @@ RECORD = np.dtype(
         ("multi", "<u2"),
     ]
 )
-pack_record = struct.Struct("<16sQQIIIIHH").pack
+pack_record = struct.Struct("<16sQQQIIIIHH").pack
 LENGTH_LIMIT = 2**32 - 1
 Records = npt.NDArray[Any]  # of dtype RECORD
 

@@ -117,7 +117,7 @@ def _mark_duplicates(records: Records, code: npt.NDArray[np.uint16], first: Numb
 def _hold_out(
     records: Records, code: npt.NDArray[np.uint16], state: npt.NDArray[np.uint8], settings: PrepareSettings
 ) -> None:
-    """Mark held-out rows; a row that shares its prompt with one of them and is not held out itself is an overlap."""
+    """Mark held-out rows. A row is an overlap when it shares its prompt with one of them, or opens with that prompt."""
     heldout = settings.heldout
     if heldout is None:
         return
@@ -125,12 +125,14 @@ def _hold_out(
     prompts = records["prompt"][candidates]
     rank = mixed(prompts, settings.seed, purpose=1)
     if heldout.fraction is not None:
-        state[candidates[rank < np.uint64(int(heldout.fraction * 2**64))]] = _HELDOUT
-        return
-    ties = mixed(records["key_hi"][candidates], settings.seed, purpose=1)
-    chosen = np.lexsort((candidates, records["key_lo"][candidates], ties, prompts, rank))[: heldout.rows]
+        chosen = np.flatnonzero(rank < np.uint64(int(heldout.fraction * 2**64)))
+    else:
+        ties = mixed(records["key_hi"][candidates], settings.seed, purpose=1)
+        chosen = np.lexsort((candidates, records["key_lo"][candidates], ties, prompts, rank))[: heldout.rows]
     state[candidates[chosen]] = _HELDOUT
-    twins = candidates[np.isin(prompts, prompts[chosen]) & (state[candidates] != _HELDOUT)]
+    held = prompts[chosen]
+    shared = np.isin(prompts, held) | np.isin(records["opening"][candidates], held)
+    twins = candidates[shared & (state[candidates] != _HELDOUT)]
     state[twins] = _REJECTED
     code[twins] = CODES["overlap"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.store.commit import StageDirectory
 from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import is_multi_turn
-from pipeline.text.examine import CODES, FastExaminer, Rules, characters, content_key, last_prompt_hash
+from pipeline.text.examine import CODES, FastExaminer, Rules, characters, content_key, prompt_hashes
 from pipeline.text.readers import Block, range_blocks, stem, stream_blocks, without_bom
 from pipeline.text.records import LENGTH_LIMIT, RECORD, Scanned, ScanUnit, pack_record
 
@@ -42,6 +42,11 @@ def scan_into(directory: StageDirectory, files: Sequence[SourceFile], unit: Scan
     return scanned.lines
 
 
+def _prompt_and_opening(turns: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    hashes = prompt_hashes(turns)
+    return hashes[-1], hashes[0]
+
+
 class _Scanner:
     """Collects the records of one unit."""
 
@@ -57,7 +62,7 @@ class _Scanner:
         """Add a block's lines."""
         if block.skipped:
             code = CODES["too_long_line"]
-            self._append(_NO_KEY, 0, block.offset, block.skipped, 0, self._stem, code, 0)
+            self._append(_NO_KEY, (0, 0), block.offset, block.skipped, 0, self._stem, code, 0)
             self._lines += 1
             return
         offset = block.offset
@@ -72,7 +77,7 @@ class _Scanner:
                 sound = not finding.reason
                 self._append(
                     content_key(turns) if sound else _NO_KEY,
-                    last_prompt_hash(turns) if sound and self._rules.prompts else 0,
+                    _prompt_and_opening(turns) if sound and self._rules.prompts else (0, 0),
                     offset,
                     len(raw),
                     characters(turns),
@@ -84,11 +89,19 @@ class _Scanner:
             offset += len(raw) + 1
 
     def _append(
-        self, key: bytes, prompt: int, offset: int, length: int, chars: int, source: str, code: int, multi: int
+        self,
+        key: bytes,
+        prompts: tuple[int, int],
+        offset: int,
+        length: int,
+        chars: int,
+        source: str,
+        code: int,
+        multi: int,
     ) -> None:
         number = self._sources.setdefault(source, len(self._sources))
         length = min(length, LENGTH_LIMIT)
-        self._records += pack_record(key, prompt, offset, length, self._lines, chars, number, code, multi)
+        self._records += pack_record(key, *prompts, offset, length, self._lines, chars, number, code, multi)
 
     def scanned(self) -> Scanned:
         """What the unit holds."""

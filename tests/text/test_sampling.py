@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.text.examine import REASONS
 from pipeline.text.records import RECORD, Scanned, ScanUnit, Table, joined
 from pipeline.text.sampling import mixed, quotas, select
 from pipeline.text.settings import PrepareSettings
@@ -35,7 +36,7 @@ def table(keys: list[int], sources: list[int], prompts: list[int] | None = None)
     records = np.zeros(len(keys), RECORD)
     records["key_hi"], records["key_lo"] = keys, 7
     records["source"], records["line"] = sources, np.arange(len(keys)) + 1
-    records["prompt"] = keys if prompts is None else prompts
+    records["prompt"] = records["opening"] = keys if prompts is None else prompts
     return Table(records, np.zeros(len(keys), np.uint32), [f"s{n}" for n in range(5)], len(keys), 0)
 
 
@@ -114,6 +115,16 @@ def test_the_held_out_split_depends_on_content_and_shares_no_prompt() -> None:
     assert len(select(world, plan(heldout={"rows": 31})).heldout) == 31
     few = select(world, plan(heldout={"rows": 31}, target_samples=10))
     assert few.heldout.tolist() == select(world, plan(heldout={"rows": 31})).heldout.tolist()
+
+
+def test_a_conversation_that_opens_with_a_held_out_prompt_is_an_overlap() -> None:
+    world = table([1, 2, 3, 4], [0] * 4, [10, 20, 30, 40])
+    held = select(world, plan(heldout={"rows": 1})).heldout[0]
+    other = (held + 1) % 4
+    world.records["opening"][other] = world.records["prompt"][held]
+    chosen = select(world, plan(heldout={"rows": 1}))
+    assert chosen.heldout.tolist() == [held] and chosen.rejects.tolist() == [other]
+    assert REASONS[chosen.code[other]] == "overlap"
 
 
 def test_hashes_differ_by_seed_and_purpose() -> None:
