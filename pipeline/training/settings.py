@@ -171,6 +171,6 @@ def accumulation_for(settings: TrainSettings, world_size: int) -> int:
     """
     if settings.gradient_accumulation_steps % world_size:
         raise ValueError(
-            f"gradient_accumulation_steps={settings.gradient_accumulation_steps} over {world_size} devices leaves a rest"
+            f"gradient_accumulation_steps={settings.gradient_accumulation_steps} over {world_size} devices has a rest"
         )
     return settings.gradient_accumulation_steps // world_size
