@@ -14,6 +14,7 @@ from pipeline.recipe.profiles import Execution
 from pipeline.scoring.asked import Asked
 from pipeline.scoring.metrics import Reply, tagged
 from pipeline.scoring.settings import EvaluateSettings
+from pipeline.text.thinking import CLOSE_TAG, OPEN_TAG
 from pipeline.training.architecture import read_architecture
 from pipeline.training.hardware import DTYPES
 from pipeline.training.masks import end_of_turn_token
@@ -58,7 +59,7 @@ class Generator:
             batch = by_length[start : start + size]
             torch.manual_seed(seed + start)
             for position, (text, count, ended) in zip(batch, self._batch([encoded[p] for p in batch]), strict=True):
-                opened = prompts[position].rstrip().endswith("<think>")
+                opened = prompts[position].rstrip().endswith(OPEN_TAG)
                 text = tagged(text, None, thinking, opened)
                 replies[position] = Reply(text, "stop" if ended else "length", count)
         return [replies[position] for position in range(len(asked))]
@@ -81,9 +82,16 @@ class Generator:
         for row in out[:, width:].tolist():
             end = next((place for place, token in enumerate(row) if token in self._ends), None)
             kept = row if end is None else row[:end]
-            text = self._tokenizer.decode(kept, skip_special_tokens=False)
-            found.append((text, len(kept), end is not None))
+            found.append((self._text(kept), len(kept), end is not None))
         return found
+
+    def _text(self, tokens: list[int]) -> str:
+        """The text without special tokens, as vLLM gives it; think tags stay where a tokenizer calls them special."""
+        text = str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+        for token in self._tokenizer.all_special_tokens:
+            if token not in (OPEN_TAG, CLOSE_TAG):
+                text = text.replace(token, "")
+        return text
 
     def _sampling(self) -> dict[str, Any]:
         settings = self._settings

@@ -58,8 +58,9 @@ def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
                 "Train on, or change the limits; "
                 + (f"promotion {standing['n']} stays." if standing else "nothing is promoted yet."),
             )
-        record = {"run": candidate.run, "stage": candidate.stage, "by": candidate.by, "scores": candidate.scores}
-        record |= {"promoted_before": before, "replaces": standing["n"] if standing else None}
+        record: dict[str, Any] = {"run": candidate.run, "stage": candidate.stage, "by": candidate.by}
+        record |= {"scores": candidate.scores, "promoted_before": before}
+        record |= {"replaces": standing["n"] if standing else None}
         written = _write(store, recipe, (numbers[-1] if numbers else 0) + 1, record)
         if written is not None:
             return written
@@ -77,14 +78,14 @@ def rollback(store: Store, recipe: str, to: int | None = None) -> dict[str, Any]
                 f"nothing is promoted for recipe {recipe!r}", "Promote a model first: hanforge promote MODEL"
             )
         current = known[-1]
-        earlier = [record for record in known if _model(record) != _model(current)]
-        chosen = next((record for record in known if record["n"] == to), None) if to else (earlier or [None])[-1]
-        if chosen is None:
-            numbers = ", ".join(str(record["n"]) for record in known)
+        wanted = [r for r in known if (r["n"] == to if to is not None else _model(r) != _model(current))]
+        if not wanted:
+            what = f"promotion {to}" if to is not None else "earlier model"
             raise UserError(
-                f"recipe {recipe!r} has no {f'promotion {to}' if to else 'earlier model'} to go back to (promotions: {numbers})",
-                "Name one of them with --to.",
+                f"recipe {recipe!r} has no {what} to go back to (promotions: 1 to {current['n']})",
+                "Name one with --to.",
             )
+        chosen = wanted[-1]
         if _model(chosen) == _model(current):
             raise UserError(f"promotion {chosen['n']} is {_model(current)}, which is promoted now as {current['n']}")
         record = {key: chosen[key] for key in ("run", "stage", "scores", "promoted_before")}
@@ -128,16 +129,12 @@ def is_done(stage: Stage) -> bool:
 def preflight(stage: Stage) -> None:
     """UserError when the model is no stage's output, or the scores cannot be read."""
     settings: PromoteSettings = stage.settings
-    if not isinstance(settings.model, StageReference):
-        raise UserError(
-            f"stage {stage.name!r}: model {settings.model!r} is no stage's output",
-            "Promote a stage: model: {stage: merge2}.",
-        )
+    made_by = _model_stage(stage)
     scores_of(stage, settings.scores)
     manifest = lock_manifest(stage.store, stage.lock, settings)
     if manifest is not None and manifest.get("model") != stage.identity(settings.model):
         raise UserError(
-            f"stage {stage.name!r}: the scores are of another model than {settings.model.stage!r}",
+            f"stage {stage.name!r}: the scores are of another model than {made_by!r}",
             "Let `scores` name the evaluate stage of that model.",
         )
 
@@ -149,9 +146,8 @@ def run(stage: Stage) -> None:
     record = _own(stage)
     if record is None:
         scores = scores_of(stage, settings.scores)
-        candidate = Candidate(
-            stage.run_id, settings.model.stage, stage.name, scores, settings.limits, settings.max_drop
-        )
+        made_by = _model_stage(stage)
+        candidate = Candidate(stage.run_id, made_by, stage.name, scores, settings.limits, settings.max_drop)
         record = promote(stage.store, stage.recipe_name, candidate)
         stage.log.info("promotion %s of %s is %s", record["n"], stage.recipe_name, _model(record))
     path = stage.scratch() / "promotion.json"
@@ -160,6 +156,14 @@ def run(stage: Stage) -> None:
     stage.directory.commit_unit("promotion", {"promotion": [part]}, Counts())
     measured = {key: record[key] for key in ("n", "recipe", "scores", "promoted_before")}
     stage.directory.commit_manifest(["promotion"], measured)
+
+
+def _model_stage(stage: Stage) -> str:
+    """The stage that made the model; UserError when it is no stage's: nobody could say later what was served."""
+    model = stage.settings.model
+    if not isinstance(model, StageReference):
+        raise UserError(f"stage {stage.name!r}: model {model!r} is no stage's output", "Promote a stage's model.")
+    return model.stage
 
 
 def lock_manifest(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ def test_another_base_is_refused_before_anything_is_written(tmp_path: Path) -> N
     store = Store(f"file://{tmp_path / 'store'}")
     other = qwen3(tmp_path / "other", seed=9)
     lock, _, _ = trained(store, tmp_path, base=str(other))
-    with pytest.raises(UserError, match="'phase1' was trained on .*base, and `base` is .*other") as caught:
+    with pytest.raises(UserError, match=r"'phase1' was trained on .*base, and `base` is .*other") as caught:
         run(Stage(store, lock, "merge1"))
     assert caught.value.exit_code == 2
     assert store.list(lock.directory(store, "merge1").prefix) == []
