@@ -3,6 +3,9 @@
 import hashlib
 import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -199,3 +202,26 @@ def test_a_data_set_is_mirrored_whole_and_serves_as_an_input(hub: HubServer, sto
     done = mirror(store, "maker/rows", "dataset")
     assert {part.name: store.read(part.key) for part in resolve_dataset(store, "maker/rows").parts} == rows
     assert [file.name for file in look_at(done.url, "rows").files] == sorted(rows)
+
+
+@pytest.mark.crash
+def test_a_fetch_killed_at_many_points_ends_with_the_same_bytes(hub: HubServer, store_url: str) -> None:
+    chance = random.Random(5)
+    large = {**FILES, **{f"model-{n}.safetensors": chance.randbytes(2_000_000) for n in range(6)}}
+    hub.add(MODEL, large)
+    command = [sys.executable, "-m", "jobs", "fetch", MODEL, "--store", store_url, "--concurrency", "2"]
+    killed = 0
+    while killed < 3:
+        fetch = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert fetch.stderr is not None
+        fetch.stderr.readline()  # it has begun: one file is done
+        time.sleep(chance.random() * 0.1)
+        if fetch.poll() is not None:
+            break
+        fetch.kill()
+        fetch.wait()
+        fetch.stderr.close()
+        killed += 1
+    mirror(Store(store_url), MODEL)
+    wanted = WANTED | {name for name in large if name not in FILES}
+    assert contents(Store(store_url)) == {name: large[name] for name in wanted}
