@@ -40,7 +40,7 @@ class Demo:
 
 
 def run(demo: Demo) -> int:
-    """Run a demo as the command line says; further options go to `hanforge run`. The exit code: 0 only when all holds."""
+    """Run a demo; options of the command line that are not known here go to `hanforge run`. 0 only when all holds."""
     parser = argparse.ArgumentParser(description=f"Run the recipe {demo.recipe} on data made here.")
     parser.add_argument("--store", default=".hanforge/demo", help="a folder or URL (default: %(default)s)")
     arguments, passed_on = parser.parse_known_args()

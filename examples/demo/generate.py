@@ -20,6 +20,7 @@ import zstandard
 SEED = 7
 COUNTS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")  # Korean counting words, before 개
 MOST = 9
+LARGEST_MOVE = 5
 
 Row = dict[str, Any]
 
@@ -92,7 +93,7 @@ class Story:
 
     @property
     def reasoning(self) -> str:
-        """One line a move. Example: "1단계: 5개에 2개를 더하면 7개입니다."; without moves "1단계: 처음 그대로 5개입니다."."""
+        """One line a move: "1단계: 5개에 2개를 더하면 7개입니다."; without a move "1단계: 처음 그대로 5개입니다."."""
         if not self.moves:
             return f"1단계: 처음 그대로 {self.start}개입니다."
         lines, now = [], self.start
@@ -104,10 +105,11 @@ class Story:
 
 
 def draw_moves(random_: random.Random, start: int, number: int) -> tuple[int, ...]:
-    """`number` moves of 1 to 9 up or down that keep the count between 0 and 9."""
+    """`number` moves of 1 to 5 up or down that keep the count between 0 and 9."""
     moves, now = [], start
     for _ in range(number):
-        move = random_.choice([move for move in range(-MOST, MOST + 1) if move and 0 <= now + move <= MOST])
+        allowed = [move for move in range(-LARGEST_MOVE, LARGEST_MOVE + 1) if move and 0 <= now + move <= MOST]
+        move = random_.choice(allowed)
         moves.append(move)
         now += move
     return tuple(moves)
@@ -126,7 +128,7 @@ def draw_story(random_: random.Random, scene: Scene, most_moves: int = 3) -> Sto
     """A question that stands by itself, with 0 to `most_moves` moves."""
     start = random_.randint(1, MOST)
     moves = draw_moves(random_, start, random_.randint(0, most_moves))
-    opening = random_.choice(scene.openings).format(n=random_.randint(1, 9), count=COUNTS[start])
+    opening = random_.choice(scene.openings).format(n=random_.randint(1, 30), count=COUNTS[start])
     sentences = [opening, told(scene, moves), random_.choice(scene.endings)]
     return Story(scene, " ".join(filter(None, sentences)), start, moves)
 
@@ -159,7 +161,7 @@ def draw_row(random_: random.Random, scene: Scene, with_reasoning: bool = False)
 def chinese_row(random_: random.Random, scene: Scene) -> Row:
     """A row in Chinese, as they turn up in scraped data."""
     a, b = random_.randint(1, 4), random_.randint(1, 5)
-    question, answer = (text.format(n=random_.randint(1, 9), a=a, b=b, sum=a + b) for text in scene.chinese)
+    question, answer = (text.format(n=random_.randint(1, 30), a=a, b=b, sum=a + b) for text in scene.chinese)
     return {
         "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
         "source": scene.source,
