@@ -26,7 +26,6 @@ def report(
     """Write one HTML page about a run: rows, samples, loss, scores, times, settings and provenance."""
     from pipeline.reporting.gather import gather
     from pipeline.reporting.page import page
-
     from pipeline.store.probe import open_store
     from pipeline.store.runs import find_run
 

@@ -39,8 +39,8 @@ def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
     place = "  ".join(str(row[key]) for key in ("source", "origin") if row.get(key))
     parts: list[RenderableType] = []
     if "reason" in row:
-        detail = f"  {row['detail']}" if row.get("detail") else ""
-        parts.append(Text(f"{row['reason']}{detail}", style="bold red"))
+        why = "  ".join(_one_line(str(row[key])) for key in ("reason", "detail") if row.get(key))
+        parts.append(Text(why, style="bold red"))
     messages = row.get("messages")
     if isinstance(messages, list):
         parts.extend(_turn(message, full) for message in messages)
@@ -66,7 +66,7 @@ def printable(text: str) -> str:
     Example: "a\\x1b[2Jb" -> "a\\ufffd[2Jb"
     """
     return "".join(
-        character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "\ufffd"
+        character if character in "\n\t\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "\ufffd"
         for character in text
     )
 
@@ -111,11 +111,11 @@ def _facts(facts: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    flat = {
-        f"{key}.{name}": item for key, value in facts.items() if isinstance(value, dict) for name, item in value.items()
-    }
-    for key, value in {**{key: value for key, value in facts.items() if not isinstance(value, dict)}, **flat}.items():
-        table.add_row(Text(_one_line(key)), Text(_one_line(str(value))[:SHORT_CHARACTERS], style="dim"))
+    for key, value in facts.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for name, item in inner:
+            shown = Text(_one_line(str(item))[:SHORT_CHARACTERS], style="dim")
+            table.add_row(Text(_one_line(f"{key}.{name}" if name else key)), shown)
     return table
 
 

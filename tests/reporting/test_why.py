@@ -40,7 +40,12 @@ def test_a_fresh_run_names_what_is_ready_and_what_waits_in_the_order_of_the_chai
 @pytest.mark.parametrize(
     ("code", "message", "cause", "remedy"),
     [
-        (2, "input 'raw': nothing at /data. Put the files there", "Put the files there.", "Then: hanforge run tiny-vla"),
+        (
+            2,
+            "input 'raw': nothing at /data. Put the files there",
+            "Put the files there.",
+            "Then: hanforge run tiny-vla",
+        ),
         (1, "cannot read s3://b/x", "cannot read s3://b/x (exit code 1, passing trouble)", "hanforge logs prepare"),
         (137, "its process was killed by SIGKILL", "for want of memory", "Give profile 'cpu' more memory"),
         (139, "gone", "SIGSEGV killed its process (exit code 139)", "hanforge logs prepare"),
@@ -114,5 +119,5 @@ def test_logs_are_cut_to_the_last_lines_and_titled_with_their_end(tmp_path: Path
 
 def test_logs_of_a_stage_that_never_ran_are_an_error_with_the_command(tmp_path: Path) -> None:
     store, lock = new_run(tmp_path)
-    with pytest.raises(UserError, match="has no log: never started.*--only prepare"):
+    with pytest.raises(UserError, match=r"has no log: never started.*--only prepare"):
         stage_logs(store, lock, "prepare", 10)
