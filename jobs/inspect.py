@@ -16,6 +16,7 @@ from jobs.options import (
     RunOption,
     SetOption,
     StoreOption,
+    assignments,
     configure_logging,
 )
 
@@ -42,7 +43,9 @@ def recipes() -> None:
     Console().print(table)
 
 
-def render(recipe: RecipeArgument, sets: SetOption = [], overlay: OverlayOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
+def render(
+    recipe: RecipeArgument, sets: SetOption = [], overlay: OverlayOption = [], as_json: JsonOption = False
+) -> None:
     """Print the resolved recipe: `extends` and defaults written out, each stage's `needs` explicit."""
     import sys
 
@@ -85,7 +88,7 @@ def plan(
     from pipeline.recipe.load import load_recipe
     from pipeline.reporting.plan import plan_of
 
-    planned = plan_of(load_recipe(recipe, overlay, sets), store, inputs, profile, profiles)
+    planned = plan_of(load_recipe(recipe, overlay, sets), store, assignments(inputs, "--input"), profile, profiles)
     if as_json:
         typer.echo(json.dumps(planned.plain(), ensure_ascii=False, indent=2))
     else:
@@ -114,7 +117,11 @@ def status(
     while True:
         statuses = chain_status(opened, lock)
         if as_json:
-            document: dict[str, Any] = {"run": lock.run_id, "recipe": lock.recipe.name, "stages": [s.plain() for s in statuses]}
+            document: dict[str, Any] = {
+                "run": lock.run_id,
+                "recipe": lock.recipe.name,
+                "stages": [s.plain() for s in statuses],
+            }
             typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
         else:
             console.print(table_of(lock.run_id, statuses))

@@ -19,14 +19,25 @@ COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yell
 def table_of(title: str, statuses: list[StageStatus]) -> Table:
     """The chain as a table: stage, state, progress or rows by state, time, peak memory."""
     table = Table(title=title, title_justify="left", expand=False)
-    for name, justify in (("stage", "left"), ("kind", "left"), ("state", "left"), ("progress", "left"), ("time", "right"), ("peak", "right")):
+    for name, justify in (
+        ("stage", "left"),
+        ("kind", "left"),
+        ("state", "left"),
+        ("progress", "left"),
+        ("time", "right"),
+        ("peak", "right"),
+    ):
         table.add_column(name, justify=justify, no_wrap=name != "progress")  # type: ignore[arg-type]
     for status in statuses:
         colour = COLOURS.get(status.state, "default")
         seconds = status.seconds or float(status.progress.get("seconds") or 0)
         table.add_row(
-            status.name, status.kind, f"[{colour}]{status.state}[/]", describe(status),
-            duration(seconds) if seconds else "", f"{status.peak_bytes / 2**30:.1f} GiB" if status.peak_bytes else "",
+            status.name,
+            status.kind,
+            f"[{colour}]{status.state}[/]",
+            describe(status),
+            duration(seconds) if seconds else "",
+            f"{status.peak_bytes / 2**30:.1f} GiB" if status.peak_bytes else "",
         )
     return table
 
@@ -37,14 +48,24 @@ def describe(status: StageStatus) -> str:
         return status.message.replace("[", "\\[")
     if status.counts is not None:
         counts = status.counts
-        bad = [f"{sum(group.values()):,} {name}" for name, group in (("rejected", counts.rejected), ("failed", counts.failed)) if group]
+        bad = [
+            f"{sum(group.values()):,} {name}"
+            for name, group in (("rejected", counts.rejected), ("failed", counts.failed))
+            if group
+        ]
         return ", ".join([f"{counts.ok:,} ok", *bad]) if counts.planned else ""
     progress = status.progress
     if status.state != "running" or not progress:
         return ""
     total, eta = progress.get("total"), progress.get("eta_seconds")
-    numbers = [f"{name} {progress[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(progress.get(name), float)]
-    parts = [f"{progress['done']:,}" + (f" of {total:,}" if total else ""), *numbers, f"{duration(eta)} left" if eta else ""]
+    numbers = [
+        f"{name} {progress[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(progress.get(name), float)
+    ]
+    parts = [
+        f"{progress['done']:,}" + (f" of {total:,}" if total else ""),
+        *numbers,
+        f"{duration(eta)} left" if eta else "",
+    ]
     return ", ".join(part for part in parts if part)
 
 
@@ -75,7 +96,9 @@ class LiveTable:
         self.show([])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._drawn = 0.0
         self.show([])
         if self._live:

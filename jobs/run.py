@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
 def run(
     recipe: RecipeArgument,
     store: StoreOption = DEFAULT_STORE,
-    only: Annotated[list[str], typer.Option("--only", help="Only this stage; what it needs must be done. Repeatable.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option("--only", help="Only this stage; what it needs must be done. Repeatable.")
+    ] = [],  # noqa: B006
     start: Annotated[str | None, typer.Option("--from", help="This stage and whatever depends on it.")] = None,
     sets: SetOption = [],  # noqa: B006
     overlay: OverlayOption = [],  # noqa: B006
@@ -104,14 +106,19 @@ def stage(
     name: Annotated[str, typer.Argument(help="The stage's name.")],
     store: StoreOption = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", envvar="HANFORGE_RUN", help="The run's id.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", envvar="HANFORGE_RECIPE", help="The recipe, when this process may be the run's first.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", envvar="HANFORGE_RECIPE", help="The recipe, when this process may be the run's first."
+        ),
+    ] = None,
     inputs: InputOption = [],  # noqa: B006
     profile: ProfileOption = None,
     profiles: ProfilesOption = None,
     index: Annotated[int, typer.Option("--index", envvar=["HANFORGE_INDEX", "JOB_COMPLETION_INDEX"], min=0)] = 0,
     of: Annotated[int, typer.Option("--of", envvar="HANFORGE_OF", min=1)] = 1,
 ) -> None:
-    """Do one stage of a run: the images' entrypoint. Exit codes: 0, 2 mend something, 3 refused, 143 stopped, other: retry."""
+    """Do one stage of a run, the images' entrypoint. Exit codes: 2 mend something, 3 refused, 143 stopped, 1 retry."""
     configure_logging()
     from jobs.stage import run_stage
     from pipeline.errors import UserError

@@ -54,7 +54,12 @@ def _work(stage: Stage, module: ModuleType) -> None:
 
 
 def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
-    usage = {"record": "usage", "seconds": round(seconds, 3), "peak_bytes": peak_bytes(), "gpu_peak_bytes": gpu_peak_bytes()}
+    usage = {
+        "record": "usage",
+        "seconds": round(seconds, 3),
+        "peak_bytes": peak_bytes(),
+        "gpu_peak_bytes": gpu_peak_bytes(),
+    }
     stage.metrics.write({**usage, **code_version(), "exit_code": code})
     stage.metrics.flush()
     state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
@@ -110,6 +115,8 @@ class _KeptLog:
 
     def _copy(self) -> None:
         try:
-            self._stage.store.put(self._stage.directory.key("logs", f"{self._stage.worker}.log"), self._path.read_bytes())
+            self._stage.store.put(
+                self._stage.directory.key("logs", f"{self._stage.worker}.log"), self._path.read_bytes()
+            )
         except Trouble as error:
             LOG.warning("the log is not copied to the store: %s", error)

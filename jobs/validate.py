@@ -9,6 +9,5 @@ def run(stage: Stage) -> None:
     validate.run(stage)
     manifest = stage.directory.manifest()
     if manifest is not None and stage.index == 0:
-        for block in show.samples(stage.store, manifest, stage.settings.num_samples, stage.settings.show_full):
-            print(block)
+        show.print_samples(stage.store, manifest, stage.settings)
         print(show.summary(stage.settings, manifest), flush=True)

@@ -163,7 +163,7 @@ def _reader() -> Callable[[str], Awaitable[str]]:
 
 
 async def _plain_line(prompt: str) -> str:
-    line = await asyncio.to_thread(sys.stdin.readline)
+    line: str = await asyncio.to_thread(sys.stdin.readline)
     if not line:
         raise EOFError
     return line

@@ -72,7 +72,9 @@ def scope(lock: RunLock, options: Options) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def run_chain(store: Store, lock: RunLock, options: Options, stop: StopFlag, show: Callable[[list[Process]], None]) -> None:
+def run_chain(
+    store: Store, lock: RunLock, options: Options, stop: StopFlag, show: Callable[[list[Process]], None]
+) -> None:
     """Run the stages in scope; raises the first error that ends the chain, after the others have saved.
 
     `show` is called about twice a second with the running processes.
@@ -137,7 +139,9 @@ def _ended(store: Store, lock: RunLock, process: Process, tries: dict[str, int],
     for kind in (UserError, GateRefused, Stopped):
         if code == kind.exit_code:
             raise kind(message)
-    raise Trouble(f"{process.stage} ended with exit code {code}: {message}\n{process.tail()}", "See: hanforge logs, hanforge why")
+    raise Trouble(
+        f"{process.stage} ended with exit code {code}: {message}\n{process.tail()}", "See: hanforge logs, hanforge why"
+    )
 
 
 def _message(process: Process) -> str:
@@ -175,5 +179,3 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     if os.getppid() != int(parent):  # it died before we asked
         os.kill(os.getpid(), signal.SIGTERM)
-
-

@@ -1,1 +1,1 @@
-"""Recipes: closed models, typed references, the derived DAG, fingerprints, profiles. Imports neither torch nor the store."""
+"""Recipes: closed models, typed references, the derived DAG, fingerprints, profiles. No torch, no store."""

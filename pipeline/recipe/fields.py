@@ -8,9 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-OutputType = Literal[
-    "rows", "rejects", "heldout", "adapter", "model", "scores", "predictions", "promotion", "proof"
-]
+OutputType = Literal["rows", "rejects", "heldout", "adapter", "model", "scores", "predictions", "promotion", "proof"]
 
 
 class Operational:
@@ -37,7 +35,9 @@ class StageSettings(Closed):
     COMPUTES: ClassVar[bool] = False  # results depend on the card, precision and threads (train, evaluate)
 
     kind: str
-    profile: Annotated[str, operational] = Field(default="cpu", description="Where the stage runs: a name in profiles.yaml.")
+    profile: Annotated[str, operational] = Field(
+        default="cpu", description="Where the stage runs: a name in profiles.yaml."
+    )
     after: Annotated[list[str], operational] = Field(
         default=[], description="Stages that must be done first although no data comes from them."
     )

@@ -1,4 +1,4 @@
-"""Reads recipes: YAML 1.2 with positions, `extends`, overlays and `--set`, and errors that name file, line, key and value."""
+"""Reads recipes: YAML 1.2 with positions, `extends`, overlays and `--set`, and errors with file, line, key and value."""
 
 import copy
 import io
@@ -79,10 +79,14 @@ def _text(name: str, seen: tuple[str, ...]) -> tuple[str, str]:
         if shipped.is_file():
             return shipped.read_text("utf-8"), f"{name}.yaml"
     except FileNotFoundError as error:
-        raise UserError(f"recipe file {name!r} does not exist", f"Shipped recipes: {', '.join(shipped_names())}") from error
+        raise UserError(
+            f"recipe file {name!r} does not exist", f"Shipped recipes: {', '.join(shipped_names())}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe file {name!r} cannot be read: {error}") from error
-    raise UserError(f"unknown recipe {name!r}; {nearest(name, shipped_names())}", "Give a shipped name or a path to a .yaml file")
+    raise UserError(
+        f"unknown recipe {name!r}; {nearest(name, shipped_names())}", "Give a shipped name or a path to a .yaml file"
+    )
 
 
 def parse(text: str, origin: str) -> Document:

@@ -51,7 +51,9 @@ def needs(recipe: Recipe) -> dict[str, list[str]]:
         wanted = {ref.stage for _, ref, _ in references_in(settings) if isinstance(ref, StageReference)}
         for other in settings.after:
             if other not in recipe.stages:
-                raise RecipeError(("stages", name, "after"), f"unknown stage {other!r}; {nearest(other, list(recipe.stages))}")
+                raise RecipeError(
+                    ("stages", name, "after"), f"unknown stage {other!r}; {nearest(other, list(recipe.stages))}"
+                )
         edges[name] = sorted(wanted | set(settings.after))
     return edges
 
@@ -95,7 +97,9 @@ def _check_reference(recipe: Recipe, path: tuple[str, ...], reference: Any, acce
     outputs = type(upstream).OUTPUTS
     if reference.output is not None and reference.output not in outputs:
         raise RecipeError(
-            path, f"stage {reference.stage!r} ({upstream.kind}) has no output {reference.output!r}; {nearest(reference.output, list(outputs))}"
+            path,
+            f"stage {reference.stage!r} ({upstream.kind}) has no output {reference.output!r}; "
+            f"{nearest(reference.output, list(outputs))}",
         )
     if accepts is not None and outputs[output_name(upstream, reference)] not in accepts.types:
         given = outputs[output_name(upstream, reference)]

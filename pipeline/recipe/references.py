@@ -69,7 +69,8 @@ def is_hub_id(reference: object) -> bool:
 def references_in(model: BaseModel, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any, Accepts | None]]:
     """Every reference in a settings model, as (path of keys, reference, what the field accepts).
 
-    Example: TrainSettings(data={stage: prepare}) -> [(("data",), StageReference(stage="prepare"), Accepts(("rows", ...)))]
+    Example: TrainSettings(data={stage: prepare})
+    -> [(("data",), StageReference(stage="prepare"), Accepts(("rows", ...)))]
     """
     found: list[tuple[tuple[str, ...], Any, Accepts | None]] = []
     for name, field in type(model).model_fields.items():

@@ -183,7 +183,9 @@ class StageDirectory:
         done = self.done()
         missing = [unit for unit in units if unit not in done]
         if missing:
-            raise Trouble(f"{self.prefix}: {len(missing)} of {len(units)} units are not committed, first {missing[0]!r}")
+            raise Trouble(
+                f"{self.prefix}: {len(missing)} of {len(units)} units are not committed, first {missing[0]!r}"
+            )
         outputs: dict[str, list[dict[str, Any]]] = {}
         counts = Counts()
         for unit in units:

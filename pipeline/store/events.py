@@ -29,12 +29,24 @@ class Event:
 
 
 def say(
-    store: Store, run_id: str, stage: str, what: str, worker: str = "", exit_code: int | None = None, message: str = "", **facts: Any
+    store: Store,
+    run_id: str,
+    stage: str,
+    what: str,
+    worker: str = "",
+    exit_code: int | None = None,
+    message: str = "",
+    **facts: Any,
 ) -> None:
     """Record an event."""
     now = time.time()
     record = {
-        "time": now, "stage": stage, "what": what, "worker": worker, "exit_code": exit_code, "message": message,
+        "time": now,
+        "stage": stage,
+        "what": what,
+        "worker": worker,
+        "exit_code": exit_code,
+        "message": message,
         "facts": {"host": socket.gethostname(), **facts},
     }
     store.put(f"runs/{run_id}/events/{now:017.6f}-{uuid.uuid4().hex[:8]}.json", dumped(record))

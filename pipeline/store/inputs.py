@@ -22,6 +22,10 @@ from pipeline.store.shards import file_sha256
 MAGIC = "*?["
 
 
+class MissingInput(UserError):
+    """Nothing lies where an input should."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One file of a source: `name` is relative to the source, `tag` its identity (sha256:... or etag:...)."""
@@ -57,7 +61,7 @@ class Source:
 
     def picked(self, globs: list[str] | None) -> "Source":
         """Only the files whose name matches one of `globs`; UserError when a glob matches nothing."""
-        if globs is None:
+        if globs is None or not self.files:
             return self
         for glob in globs:
             if not any(fnmatch.fnmatch(file.name, glob) for file in self.files):
@@ -87,7 +91,7 @@ def look_at(url: str, name: str) -> Source:
         if info["type"] == "file" and not item.rsplit("/", 1)[-1].startswith((".", "_MANIFEST.json"))
     ]
     if not files:
-        raise UserError(f"input {name!r}: nothing at {url}", "Put the files there, or override it: --input NAME=URL")
+        raise MissingInput(f"input {name!r}: nothing at {url}", "Put the files there, or override it: --input NAME=URL")
     if not any(file.bytes for file in files):
         raise UserError(f"input {name!r}: {len(files)} files at {url}, all empty", "Check how they were written")
     return Source(url, tuple(files))
@@ -116,12 +120,16 @@ def _tag(url: str, path: str, info: dict[str, Any]) -> str:
     for key in ("VersionId", "ETag", "etag", "md5Hash", "content_md5", "version_id"):
         if info.get(key) and info[key] != "null":
             return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
-    raise UserError(f"{url}: the store gives no ETag or version for {path}", "Mirror the data into an s3:// or file:// store")
+    raise UserError(
+        f"{url}: the store gives no ETag or version for {path}", "Mirror the data into an s3:// or file:// store"
+    )
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
     scheme = urlsplit(url).scheme
-    options = {key: value for key, value in S3_OPTIONS.items() if key != "skip_instance_cache"} if scheme == "s3" else {}
+    options = (
+        {key: value for key, value in S3_OPTIONS.items() if key != "skip_instance_cache"} if scheme == "s3" else {}
+    )
     filesystem = fsspec.filesystem(scheme, **options)
     return filesystem, filesystem._strip_protocol(url)
 

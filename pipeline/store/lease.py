@@ -48,7 +48,9 @@ class Lease:
                 break
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         if not self.adopted:
             self._directory.store.put(self._key(self.epoch, "released"), b"{}")
@@ -124,7 +126,7 @@ def may_live(process: dict[str, Any]) -> bool:
     """False only when the process ran here, in this boot and namespace, and is gone."""
     if not process["machine"] or process["machine"] != _machine():
         return True
-    return _start_ticks(process["pid"]) == process["started"]
+    return _start_ticks(int(process["pid"])) == str(process["started"])
 
 
 def _machine() -> str:

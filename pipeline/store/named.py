@@ -38,7 +38,9 @@ def named_model(store: Store, word: str) -> NamedModel:
     """Resolve a MODEL word; UserError when it names nothing, or more than one thing."""
     if word.partition("@")[0] == "promoted":
         promotion = newest_promotion(store, word.partition("@")[2])
-        return run_output(store, f"{promotion['run']}:{promotion['stage']}", f"promotion {promotion['n']} of {promotion['recipe']}")
+        return run_output(
+            store, f"{promotion['run']}:{promotion['stage']}", f"promotion {promotion['n']} of {promotion['recipe']}"
+        )
     if "://" in word or word.startswith((".", "/", "~")) or Path(word).is_dir():
         return NamedModel(word, store, source=look_at(word, word))
     if is_hub_id(word):
@@ -49,7 +51,8 @@ def named_model(store: Store, word: str) -> NamedModel:
     if ":" in word:
         return run_output(store, word, word)
     raise UserError(
-        f"{word!r} names no model", "Say RUN:STAGE (e.g. latest:merge2), promoted[@RECIPE], a folder or URL, or a mirrored Hub id"
+        f"{word!r} names no model",
+        "Say RUN:STAGE (e.g. latest:merge2), promoted[@RECIPE], a folder or URL, or a mirrored Hub id",
     )
 
 
@@ -75,11 +78,15 @@ def promotion_numbers(store: Store, recipe: str) -> list[int]:
 
 
 def newest_promotion(store: Store, recipe: str = "") -> dict[str, Any]:
-    """The promotion with the highest n of a recipe (or of the only recipe that has any); UserError when there is none."""
+    """The highest promotion of a recipe, or of the only recipe that has any; UserError when there is none."""
     names = [recipe] if recipe else store.folders("promotions")
     if len(names) > 1:
-        raise UserError(f"'promoted' is ambiguous: recipes {', '.join(names)} have promotions", f"Say promoted@{names[0]}")
+        raise UserError(
+            f"'promoted' is ambiguous: recipes {', '.join(names)} have promotions", f"Say promoted@{names[0]}"
+        )
     numbers = promotion_numbers(store, names[0]) if names else []
     if not numbers:
-        raise UserError(f"nothing is promoted{f' for recipe {recipe!r}' if recipe else ''} in {store.url}", "hanforge promote MODEL")
+        raise UserError(
+            f"nothing is promoted{f' for recipe {recipe!r}' if recipe else ''} in {store.url}", "hanforge promote MODEL"
+        )
     return orjson.loads(store.read(f"promotions/{names[0]}/{numbers[-1]}.json"))  # type: ignore[no-any-return]

@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from pipeline.errors import UserError
 from pipeline.store.retry import retried
+
+T = TypeVar("T")
 
 S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,
@@ -111,7 +113,9 @@ class Store:
 
         def names(path: str) -> Names:
             try:
-                return sorted({str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.filesystem.ls(path, detail=False)})
+                return sorted(
+                    {str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.filesystem.ls(path, detail=False)}
+                )
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
@@ -132,7 +136,7 @@ class Store:
 
         self._do("delete", key, remove)
 
-    def _do(self, verb: str, key: str, call: Callable[[str], Any]) -> Any:
+    def _do(self, verb: str, key: str, call: Callable[[str], T]) -> T:
         def once() -> Any:
             try:
                 return call(self.path(key))
@@ -142,7 +146,8 @@ class Store:
                 # no bucket, or an upload that a lost answer had completed already: no missing object, try again
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-        return retried(f"cannot {verb} {self.url}/{key}", once)
+        result: T = retried(f"cannot {verb} {self.url}/{key}", once)
+        return result
 
     def _create(self, path: str, data: bytes) -> None:
         if not self.exclusive:

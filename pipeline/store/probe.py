@@ -62,7 +62,9 @@ def _explained(store: Store, error: Exception) -> UserError | None:
             f"no credentials for {store.url}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role for the pod"
         )
     if isinstance(error, PermissionError) or any(word in text for word in REFUSED):
-        return UserError(f"{store.url} refused the credentials: {error}", "Check the keys, their expiry and the bucket's policy")
+        return UserError(
+            f"{store.url} refused the credentials: {error}", "Check the keys, their expiry and the bucket's policy"
+        )
     if "Could not connect to the endpoint" in text or "EndpointConnectionError" in text:
         return UserError(f"nothing answers at the store's endpoint: {error}", "Check AWS_ENDPOINT_URL and the network")
     if "Invalid bucket name" in text or "ParamValidationError" in text:

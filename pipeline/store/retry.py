@@ -14,7 +14,18 @@ from pipeline.errors import HanforgeError, Trouble
 T = TypeVar("T")
 
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-PASSING_MODULES = ("botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "urllib3", "asyncio", "http", "httpx", "httpx2")
+PASSING_MODULES = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "s3fs",
+    "fsspec",
+    "urllib3",
+    "asyncio",
+    "http",
+    "httpx",
+    "httpx2",
+)
 
 
 def patience_seconds() -> float:
@@ -24,7 +35,7 @@ def patience_seconds() -> float:
 
 def is_passing(error: Exception) -> bool:
     """Whether trying again can help: networks, throttling and lost answers, not a missing or an existing object."""
-    if isinstance(error, FINAL) or isinstance(error, HanforgeError):
+    if isinstance(error, (*FINAL, HanforgeError)):
         return False
     if isinstance(error, (OSError, TimeoutError)):
         return True

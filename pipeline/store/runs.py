@@ -20,8 +20,8 @@ from pipeline.recipe.load import Document, validated
 from pipeline.recipe.profiles import Execution, execution, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.store.commit import StageDirectory, dumped
-from pipeline.store.hub import resolve_model
-from pipeline.store.inputs import Source, look_at, source_from
+from pipeline.store.hub import NotMirrored, resolve_model
+from pipeline.store.inputs import MissingInput, Source, look_at, source_from
 from pipeline.store.objects import Store
 
 LOCK_VERSION = 1
@@ -51,7 +51,9 @@ class RunLock:
     def settings(self, stage: str) -> AnySettings:
         """The stage's settings; UserError when the run has no such stage."""
         if stage not in self.recipe.stages:
-            raise UserError(f"run {self.run_id} has no stage {stage!r}; {models.nearest(stage, list(self.recipe.stages))}")
+            raise UserError(
+                f"run {self.run_id} has no stage {stage!r}; {models.nearest(stage, list(self.recipe.stages))}"
+            )
         return self.recipe.stages[stage]
 
     def directory(self, store: Store, stage: str) -> StageDirectory:
@@ -62,7 +64,12 @@ class RunLock:
     def plain(self) -> dict[str, Any]:
         """As JSON values, the document in the store."""
         stages = {
-            name: {"kind": s.kind, "fingerprint": s.fingerprint, "needs": list(s.needs), "execution": s.execution.model_dump()}
+            name: {
+                "kind": s.kind,
+                "fingerprint": s.fingerprint,
+                "needs": list(s.needs),
+                "execution": s.execution.model_dump(),
+            }
             for name, s in self.stages.items()
         }
         return {
@@ -92,35 +99,59 @@ def reference_key(reference: InputReference | str) -> str:
 
 
 def resolve(
-    store: Store, recipe: models.Recipe, overrides: dict[str, str] | None = None, keep: RunLock | None = None,
-    profile: str | None = None, profiles_file: str | None = None,
+    store: Store,
+    recipe: models.Recipe,
+    overrides: dict[str, str] | None = None,
+    keep: RunLock | None = None,
+    profile: str | None = None,
+    profiles_file: str | None = None,
+    absent: dict[str, str] | None = None,
 ) -> RunLock:
     """A lock for this recipe as the world is now, not yet created in the store.
 
     `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
-    `profile` replaces every stage's own. Raises UserError for a missing input, model or profile.
+    `profile` replaces every stage's own. Raises UserError for a missing input, model or profile; a caller that only
+    looks gives `absent`, and finds there what each missing one says.
     """
     inputs: dict[str, Source] = dict(keep.inputs) if keep else {}
     hub_models: dict[str, str] = dict(keep.hub_models) if keep else {}
     for name in overrides or {}:
         if name not in recipe.inputs:
-            raise UserError(f"--input {name}=...: the recipe has no input {name!r}; {models.nearest(name, list(recipe.inputs))}")
+            raise UserError(
+                f"--input {name}=...: the recipe has no input {name!r}; {models.nearest(name, list(recipe.inputs))}"
+            )
     for key, reference in external_references(recipe).items():
         if key in inputs or key in hub_models:
             continue
-        if is_hub_id(reference):
-            hub_models[key] = resolve_model(store, reference).revision
-        elif isinstance(reference, InputReference):
-            url = (overrides or {}).get(reference.input) or recipe.inputs[reference.input].url
-            inputs[key] = look_at(url or f"{store.url}/inputs/{reference.input}", reference.input)
-        else:
-            inputs[key] = look_at(reference, reference)
+        try:
+            if is_hub_id(reference):
+                hub_models[key] = resolve_model(store, reference).revision
+            else:
+                inputs[key] = _source_of(store, recipe, reference, overrides or {})
+        except (MissingInput, NotMirrored) as error:
+            if absent is None:
+                raise
+            absent[key] = str(error)
+            inputs[key] = Source("", ())
     stages = _stage_locks(recipe, inputs, hub_models, profile, profiles_file)
     return RunLock("", recipe, inputs, hub_models, stages, time.time())
 
 
+def _source_of(
+    store: Store, recipe: models.Recipe, reference: InputReference | str, overrides: dict[str, str]
+) -> Source:
+    if isinstance(reference, str):
+        return look_at(reference, reference)
+    url = overrides.get(reference.input) or recipe.inputs[reference.input].url
+    return look_at(url or f"{store.url}/inputs/{reference.input}", reference.input)
+
+
 def _stage_locks(
-    recipe: models.Recipe, inputs: dict[str, Source], hub_models: dict[str, str], profile: str | None, profiles_file: str | None
+    recipe: models.Recipe,
+    inputs: dict[str, Source],
+    hub_models: dict[str, str],
+    profile: str | None,
+    profiles_file: str | None,
 ) -> dict[str, StageLock]:
     edges = models.needs(recipe)
     known = profiles(profiles_file)
@@ -130,7 +161,9 @@ def _stage_locks(
         where = profile or settings.profile
         if where not in known:
             raise UserError(f"stage {name!r}: unknown profile {where!r}; {models.nearest(where, list(known))}")
-        runs_as = execution(known[where], getattr(settings, "precision", "auto"), getattr(settings, "attention", "auto"))
+        runs_as = execution(
+            known[where], getattr(settings, "precision", "auto"), getattr(settings, "attention", "auto")
+        )
         digest = fingerprint(settings, _identity_of(recipe, inputs, hub_models, stages), runs_as)
         stages[name] = StageLock(settings.kind, digest, tuple(edges[name]), runs_as)
     return stages
@@ -183,7 +216,9 @@ def _create(store: Store, candidate: RunLock, run_id: str) -> RunLock:
     standing = _read(store, run_id)
     if standing is not None:
         return standing
-    lock = RunLock(run_id, candidate.recipe, candidate.inputs, candidate.hub_models, candidate.stages, candidate.created)
+    lock = RunLock(
+        run_id, candidate.recipe, candidate.inputs, candidate.hub_models, candidate.stages, candidate.created
+    )
     store.create(f"runs/{run_id}.json", dumped(lock.plain()))
     return read_run(store, run_id)
 
@@ -207,7 +242,9 @@ def read_run(store: Store, run_id: str) -> RunLock:
     lock = _read(store, run_id)
     if lock is None:
         known = run_ids(store)
-        raise UserError(f"no run {run_id!r} in {store.url}; {models.nearest(run_id, known) if known else 'it has no runs'}")
+        raise UserError(
+            f"no run {run_id!r} in {store.url}; {models.nearest(run_id, known) if known else 'it has no runs'}"
+        )
     return lock
 
 
@@ -217,7 +254,9 @@ def _read(store: Store, run_id: str) -> RunLock | None:
     except FileNotFoundError:
         return None
     if raw["version"] != LOCK_VERSION:
-        raise UserError(f"run {run_id!r} was locked by contract version {raw['version']}, this is {LOCK_VERSION}", "Start a new run")
+        raise UserError(
+            f"run {run_id!r} was locked by contract version {raw['version']}, this is {LOCK_VERSION}", "Start a new run"
+        )
     stages = {
         name: StageLock(s["kind"], s["fingerprint"], tuple(s["needs"]), Execution(**s["execution"]))
         for name, s in raw["stages"].items()
@@ -243,7 +282,9 @@ def find_run(store: Store, run: str) -> RunLock:
     if recipe:
         locks = [lock for lock in locks if lock.recipe.name == recipe]
     if not locks:
-        raise UserError(f"no run{f' of recipe {recipe!r}' if recipe else ''} in {store.url}", "Start one: hanforge run RECIPE")
+        raise UserError(
+            f"no run{f' of recipe {recipe!r}' if recipe else ''} in {store.url}", "Start one: hanforge run RECIPE"
+        )
     names = sorted({lock.recipe.name for lock in locks})
     if len(names) > 1:
         raise UserError(f"'latest' is ambiguous: the store holds runs of {', '.join(names)}", f"Say latest@{names[0]}")

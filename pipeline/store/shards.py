@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import zstandard
 
@@ -21,7 +21,7 @@ SUFFIX: dict[Compression, str] = {"zstd": ".jsonl.zst", "gzip": ".jsonl.gz", "no
 
 @dataclass(frozen=True)
 class Part:
-    """One immutable object: `bytes` and `sha256` are of the stored object; `name` is its file name in a folder output."""
+    """One immutable object: `bytes` and `sha256` as stored; `name` is its file name in a folder output."""
 
     key: str
     rows: int
@@ -41,7 +41,7 @@ class ShardWriter:
         self.path = path
         self.rows = 0
         self._file = path.open("wb")
-        self._out: IO[bytes]
+        self._out: Any
         if compression == "zstd":
             self._out = zstandard.ZstdCompressor(level=1).stream_writer(self._file)
         elif compression == "gzip":
@@ -64,9 +64,9 @@ class ShardWriter:
 
 def lines_of(data: bytes, key: str) -> Iterator[bytes]:
     """The lines of a stored JSONL object, decompressed by its name's ending, in bounded memory."""
-    stream: IO[bytes] = io.BytesIO(data)
+    stream: Any = io.BytesIO(data)
     if key.endswith(".zst"):
-        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream))  # type: ignore[arg-type]
+        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream))
     elif key.endswith(".gz"):
         stream = gzip.GzipFile(fileobj=stream)
     for line in stream:
@@ -77,7 +77,9 @@ def checked(data: bytes, part: Part) -> bytes:
     """The same bytes, after comparing them with the manifest; a short or changed object is Trouble, never data."""
     found = hashlib.sha256(data).hexdigest()
     if found != part.sha256:
-        raise Trouble(f"{part.key}: {len(data)} bytes with sha256 {found}, the manifest says {part.bytes} with {part.sha256}")
+        raise Trouble(
+            f"{part.key}: {len(data)} bytes with sha256 {found}, the manifest says {part.bytes} with {part.sha256}"
+        )
     return data
 
 

@@ -47,7 +47,12 @@ class Rows:
             return list(self.source.files)
         prefix = "file://" if self.store.is_local else f"{self.store.url.split('://')[0]}://"
         return [
-            SourceFile(f"{position:05d}-{part.key.rsplit('-', 1)[-1]}", prefix + self.store.path(part.key), part.bytes, part.sha256)
+            SourceFile(
+                f"{position:05d}-{part.key.rsplit('-', 1)[-1]}",
+                prefix + self.store.path(part.key),
+                part.bytes,
+                part.sha256,
+            )
             for position, part in enumerate(self.parts)
         ]
 
@@ -64,13 +69,17 @@ class Rows:
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise UserError(f"{self.name}: row {number} is not JSON: {error}", "Read raw files through a prepare stage") from error
+                raise UserError(
+                    f"{self.name}: row {number} is not JSON: {error}", "Read raw files through a prepare stage"
+                ) from error
 
 
 class Stage:
     """What a kind's `run(stage)` gets."""
 
-    def __init__(self, store: Store, lock: runs.RunLock, name: str, index: int = 0, of: int = 1, stop: StopFlag | None = None) -> None:
+    def __init__(
+        self, store: Store, lock: runs.RunLock, name: str, index: int = 0, of: int = 1, stop: StopFlag | None = None
+    ) -> None:
         self.store = store
         self.lock = lock
         self.name = name
@@ -88,7 +97,7 @@ class Stage:
         self.log = logging.getLogger(f"hanforge.{name}")
 
     def upstream(self, reference: StageReference) -> tuple[Manifest, str]:
-        """The manifest and output behind a reference; UserError when that stage is not done, GateRefused never passes."""
+        """The manifest and output behind a reference; UserError when it is not done, GateRefused when it refuses."""
         directory = self.lock.directory(self.store, reference.stage)
         manifest = directory.manifest()
         if manifest is None:
@@ -143,5 +152,5 @@ def check_gate(lock: runs.RunLock, stage: str, manifest: Manifest) -> None:
     if refusals:
         raise GateRefused(
             f"gate {stage!r} refuses: {'; '.join(refusals)}",
-            f"Look at what was rejected (hanforge show-sample {lock.run_id}:{stage}), mend its cause, or change the limits",
+            f"See what was rejected (hanforge show-sample {lock.run_id}:{stage}), mend its cause, or change the limits",
         )

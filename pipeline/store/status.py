@@ -67,7 +67,9 @@ def stage_status(
     alive = status.progress.get("state") == "running" and time.time() - status.progress["time"] < STALE_SECONDS
     if last is not None and last.time >= began:
         status.exit_code, status.message = last.exit_code, last.message
-        status.state = {Stopped.exit_code: "stopped", GateRefused.exit_code: "refused"}.get(last.exit_code or 0, "failed")  # type: ignore[assignment]
+        status.state = {Stopped.exit_code: "stopped", GateRefused.exit_code: "refused"}.get(
+            last.exit_code or 0, "failed"
+        )  # type: ignore[assignment]
     elif began and (alive or time.time() - began < STALE_SECONDS):
         status.state = "running"
     elif began:
@@ -79,7 +81,9 @@ def stage_status(
 
 def newest_progress(directory: StageDirectory) -> dict[str, Any]:
     """The youngest worker's progress record, empty when there is none."""
-    records = [orjson.loads(directory.store.read(entry.key)) for entry in directory.store.list(directory.key("progress"))]
+    records = [
+        orjson.loads(directory.store.read(entry.key)) for entry in directory.store.list(directory.key("progress"))
+    ]
     return max(records, key=lambda record: float(record.get("time", 0)), default={})
 
 
@@ -103,7 +107,11 @@ def why_not_done(store: Store, lock: RunLock, name: str) -> str:
     if begun:
         return f"{begun} units are committed, the rest is open"
     known = store.folders(f"stages/{directory.kind}")
-    return "never started" if not known else f"no result with these settings and inputs ({len(known)} others of its kind exist)"
+    return (
+        "never started"
+        if not known
+        else f"no result with these settings and inputs ({len(known)} others of its kind exist)"
+    )
 
 
 def require_done(store: Store, lock: RunLock, name: str) -> Manifest:

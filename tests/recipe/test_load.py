@@ -64,7 +64,9 @@ def test_render_is_a_fixed_point(tmp_path: Path) -> None:
         ("name: tiny", "name: Tiny Recipe", 1, ["name", "got 'Tiny Recipe'"]),
     ],
 )
-def test_a_mistake_names_place_value_and_remedy(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
+def test_a_mistake_names_place_value_and_remedy(
+    tmp_path: Path, old: str, new: str, line: int, words: list[str]
+) -> None:
     path = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(UserError) as caught:
         load_recipe(path)
@@ -86,7 +88,11 @@ def test_a_cycle_is_an_error(tmp_path: Path) -> None:
 
 def test_extends_overlays_and_sets_merge_in_order(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
-    child = write(tmp_path, "extends: tiny.yaml\nname: child\nstages: {phase1: {learning_rate: 3e-4, lora: {lora_alpha: 5}}}\n", "child.yaml")
+    child = write(
+        tmp_path,
+        "extends: tiny.yaml\nname: child\nstages: {phase1: {learning_rate: 3e-4, lora: {lora_alpha: 5}}}\n",
+        "child.yaml",
+    )
     overlay = write(tmp_path, "stages: {phase1: {max_length: 99}, merge1: null}\n", "overlay.yaml")
     recipe = load_recipe(child, [overlay], ["phase1.lora.r=3"])
     phase1 = recipe.stages["phase1"]
