@@ -13,6 +13,7 @@ from pipeline.reporting.lineage import code_versions
 from pipeline.reporting.pairs import Pair, Prediction, pairs, wrong_predictions
 from pipeline.reporting.scores import Evaluation, evaluation
 from pipeline.reporting.settings_shown import settings_shown
+from pipeline.reporting.why import BROKEN, reasons
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
 from pipeline.store.progress import read_metrics
@@ -78,6 +79,7 @@ class Report:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     hub_models: dict[str, str] = field(default_factory=dict)
     resolved_recipe: dict[str, Any] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values: the machine's twin of the page, without sampled texts."""
@@ -90,6 +92,7 @@ class Report:
             "verdict": self.verdict,
             "stages": {stage.status.name: stage.plain() for stage in self.stages},
             "evaluations": [one.plain() for one in self.evaluations],
+            "problems": dict(self.problems),
             "promotion": self.promotion,
             "inputs": self.inputs,
             "hub_models": self.hub_models,
@@ -129,6 +132,7 @@ def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) ->
         inputs={key: source.plain() for key, source in lock.inputs.items()},
         hub_models=lock.hub_models,
         resolved_recipe=resolved(lock.recipe),
+        problems=_problems(store, lock, statuses),
     )
 
 
@@ -167,6 +171,13 @@ def _verdict(statuses: list[StageStatus]) -> Verdict:
         if state in states:
             return state
     return "done" if states == {"done"} else "incomplete"
+
+
+def _problems(store: Store, lock: RunLock, statuses: list[StageStatus]) -> list[tuple[str, str]]:
+    """(stage, cause and remedy) of every stage that failed, was refused or was stopped."""
+    broken = {status.name for status in statuses if status.state in BROKEN}
+    lines = [line.partition(": ") for line in reasons(store, lock)] if broken else []
+    return [(name, words) for name, _, words in lines if name in broken]
 
 
 def _pairs(store: Store, lock: RunLock, manifests: dict[str, Manifest | None], count: int, seed: int) -> list[Pair]:

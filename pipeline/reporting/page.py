@@ -172,11 +172,11 @@ def setting_items(stage: StageFacts) -> list[tuple[str, str]]:
     return [(key, figures.setting(value)) for key, value in {**stage.settings, **execution}.items()]
 
 
-def segment_class(flow: Flow, segment: Segment) -> str:
-    """The colour of a segment: its state's, and for reasons of rejection the next of six."""
+def segment_class(whole: Flow, segment: Segment) -> str:
+    """The colour of a segment: its state's; a reason of rejection has one of six by its place in the stage's flow."""
     if segment.state != "rejected":
         return f"s-{segment.state}"
-    reasons = [one.reason for one in flow.segments if one.state == "rejected"]
+    reasons = [one.reason for one in whole.segments if one.state == "rejected"]
     return f"s-r{reasons.index(segment.reason) % REASON_COLOURS + 1}"
 
 

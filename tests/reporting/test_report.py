@@ -11,7 +11,7 @@ from pipeline.reporting.gather import Report, gather
 from pipeline.reporting.page import page
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
-from tests.reporting.chain import HOSTILE, build, new_run
+from tests.reporting.chain import HOSTILE, RECIPE, build, do, new_run
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_run_that_has_only_begun_shows_what_is_missing_as_missing(tmp_path: Pa
     store, lock = new_run(tmp_path)
     report = gather(store, lock)
     shown = outline(page(report))
-    assert report.verdict == "incomplete"
+    assert report.verdict == "incomplete" and report.problems == []
     assert "No evaluation is done yet." in shown.text["scores"] and "No augmented rows yet." in shown.text["samples"]
     assert "This stage has not run." in shown.text["training"] and "0.0 s" not in shown.text["cost"]
     twin = report.plain()["stages"]["phase1"]
@@ -140,3 +140,12 @@ def test_a_half_done_run_shows_the_scores_it_has(tmp_path: Path) -> None:
     shown = outline(page(report, "en"))
     assert [one.done for one in report.evaluations] == [True, False, False]
     assert "16.7 %" in shown.text["scores"] and "This stage has not run." in shown.text["scores"]
+
+
+def test_a_refused_gate_stands_at_the_top_with_its_remedy(tmp_path: Path) -> None:
+    store, lock = new_run(tmp_path, RECIPE.replace("min_pass_rate: 0.5", "min_pass_rate: 0.99"))
+    for name in ("prepare", "augment", "validate"):
+        do(store, lock, name)
+    report = gather(store, lock)
+    assert report.verdict == "refused" and list(report.plain()["problems"]) == ["validate"]
+    assert "min_pass_rate 0.99 is missed by 0.097" in outline(page(report)).text["top"]

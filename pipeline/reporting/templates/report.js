@@ -33,7 +33,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     for (const one of series) {
       const point = one.points.reduce((a, b) => Math.abs(b[2] - x) < Math.abs(a[2] - x) ? b : a);
       if (one.points.length < steps.length / 2 && Math.abs(point[2] - x) > 6) continue;
-      if (!readout.childElementCount) { const step = document.createElement("span"); step.className = "plain"; step.textContent = "# " + point[0].toLocaleString("en"); readout.append(step); }
+      if (!readout.childElementCount) { const step = document.createElement("span"); step.className = "plain"; step.textContent = { ko: "스텝 ", en: "step " }[root.dataset.language] + point[0].toLocaleString("en"); readout.append(step); }
       const item = document.createElement("span"); item.className = one.style; item.textContent = one.name[root.dataset.language] + " " + shown(point[1]); readout.append(item);
     }
   };
