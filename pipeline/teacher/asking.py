@@ -1,11 +1,13 @@
 """Which requests a pass sends: those of its units that the cache lacks, each once, and which units are answered since.
 
-The requests are drawn in a thread while answers arrive in another, so what both touch is behind one lock.
+The requests are drawn in a thread while answers arrive in another, so what both touch is behind one lock. Drawing
+waits while many answered units are not built yet: a source whose answers are all there is never held in memory whole.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -15,6 +17,9 @@ from pipeline.teacher.compose import failure_key, request_body, request_key
 from pipeline.teacher.reading import Piece, Row
 from pipeline.teacher.sample import unit_rows
 from pipeline.teacher.settings import AugmentSettings
+
+MOST_READY = 8
+WAIT_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,31 @@ class Asking:
         self._waiting: dict[str, list[Unit]] = {}  # request in flight -> units that need it
         self._ready: queue.SimpleQueue[Unit] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._requests = self._drawn(unit_rows(pieces, plan, units))
+        self._requests: Iterator[tuple[Question, dict[str, Any]] | None] = self._drawn(unit_rows(pieces, plan, units))
+        self._closed = False
 
-    def first(self) -> Question | None:
-        """Draw up to the first request that the cache lacks, without losing it; None when it lacks none."""
-        found = next(self._requests, None)
-        if found is None:
-            return None
-        self._requests = chain([found], self._requests)
-        return found[0]
+    def first(self, build_ready: Callable[[], None]) -> Question | None:
+        """Draw up to the first request that the cache lacks, without losing it; None when it lacks none.
+
+        `build_ready` is called after each unit that is passed on the way.
+        """
+        for found in self._requests:
+            if found is not None:
+                self._requests = chain([found], self._requests)
+                return found[0]
+            build_ready()
+        return None
 
     def __iter__(self) -> Iterator[tuple[Question, dict[str, Any]]]:
-        return self._requests
+        for found in self._requests:
+            if found is not None:
+                yield found
+            while self._ready.qsize() > MOST_READY and not self._closed:
+                time.sleep(WAIT_SECONDS)
+
+    def close(self) -> None:
+        """Let a thread that waits in the iterator go on: nobody builds any more."""
+        self._closed = True
 
     def answered(self, question: Question) -> None:
         """Note that an outcome is in the cache."""
@@ -92,7 +110,8 @@ class Asking:
                 self.answered_rows -= unit.answered
             yield unit
 
-    def _drawn(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]]]:
+    def _drawn(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]] | None]:
+        """Every request that is to be sent, and None at the end of each unit."""
         for name, rows in units:
             unit = Unit(name, rows)
             for row in rows:
@@ -103,6 +122,7 @@ class Asking:
             with self._lock:
                 unit.whole = True
                 self._release(unit)
+            yield None
 
     def _question(self, row: Row) -> tuple[Question, dict[str, Any] | None]:
         if row.reason:

@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from pipeline.engine.client import Client, ticking
-from pipeline.engine.protocol import Answer
+from pipeline.engine.protocol import Answer, Failure
 from pipeline.errors import UserError
 from pipeline.store.commit import Counts
 from pipeline.store.stage import Stage
 from pipeline.teacher.answers import AnswerCache, teacher_folder
-from pipeline.teacher.asking import Asking, Unit
+from pipeline.teacher.asking import Asking, Question, Unit
 from pipeline.teacher.compose import Rejected, compose
-from pipeline.teacher.endpoint import check_teacher, identity, teacher_endpoint
+from pipeline.teacher.endpoint import check_teacher, identity, patience_seconds, teacher_endpoint
 from pipeline.teacher.reading import pieces, reject_line
 from pipeline.teacher.sample import make_plan
 from pipeline.teacher.settings import AugmentSettings
@@ -70,9 +70,7 @@ class _Worker:
 
     def work(self) -> None:
         """Start the teacher only when something is lacking; Stopped when asked to stop, with all answers stored."""
-        first = self.asking.first()
-        self._build_ready()
-        if first is None:
+        if self.asking.first(self._build_ready) is None:
             return
         with ExitStack() as stack:
             endpoint, check = stack.enter_context(teacher_endpoint(self.stage))
@@ -84,17 +82,22 @@ class _Worker:
 
     async def _ask(self, client: Client) -> None:
         async with client:
-            await client.wait_ready(self.settings.teacher.engine.startup_timeout_seconds, self._stopping)
+            await client.wait_ready(patience_seconds(self.settings), self._stopping)
             outcomes = client.ask(iter(self.asking), self._stopping, DRAIN_SECONDS)
-            async for item in ticking(outcomes, TICK_SECONDS):
-                if item is not None:
-                    question, outcome = item
-                    name = question.key if isinstance(outcome, Answer) else question.failure_key
-                    self.cache.add(name, question.row, outcome)
-                    self.asking.answered(question)
-                if self._is_due() or self.asking.has_ready:
-                    await asyncio.to_thread(self._store)
-                self._say(client)
+            try:
+                async for item in ticking(outcomes, TICK_SECONDS):
+                    if item is not None:
+                        self._keep(*item)
+                    if self._is_due() or self.asking.has_ready:
+                        await asyncio.to_thread(self._store)
+                    self._say(client)
+            finally:
+                self.asking.close()
+
+    def _keep(self, question: Question, outcome: Answer | Failure) -> None:
+        name = question.key if isinstance(outcome, Answer) else question.failure_key
+        self.cache.add(name, question.row, outcome)
+        self.asking.answered(question)
 
     def _store(self) -> None:
         """Flush what is due, then build the units that are answered; runs beside the requests in flight."""

@@ -51,6 +51,12 @@ def check_teacher(stage: Stage) -> None:
         check_loadable(stage.model_path(settings.teacher.model), settings.teacher.engine)
 
 
+def patience_seconds(settings: AugmentSettings) -> float:
+    """How long an endpoint may take to answer at the start: a sidecar loads its model, another is up or it is not."""
+    own = os.environ.get(ENDPOINT_VARIABLE) is not None or settings.teacher.endpoint is None
+    return settings.teacher.engine.startup_timeout_seconds if own else settings.client.outage_seconds
+
+
 @contextmanager
 def teacher_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None]]]:
     """The endpoint to ask and a check that raises when its process has died; a vLLM of our own ends with the block."""

@@ -1,16 +1,14 @@
 """Validated rows and their measurements as text for people: a table per source, and samples spread over the set."""
 
-from collections.abc import Iterator
-from typing import Any
+from rich.console import Console
 
-import orjson
-
+from pipeline.reporting.rows import OutputRows
+from pipeline.reporting.samples import sample_panel
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
-from pipeline.store.shards import Part, checked, lines_of
 from pipeline.teacher.settings import ValidateSettings
 
-SHORT_CHARACTERS = 400
+SEED = 42
 
 
 def summary(settings: ValidateSettings, manifest: Manifest) -> str:
@@ -29,32 +27,11 @@ def summary(settings: ValidateSettings, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def samples(store: Store, manifest: Manifest, count: int, full: bool) -> Iterator[str]:
-    """`count` rows spread evenly over what passed, then a few that did not, each as a block of text.
-
-    Only the parts that hold a sample are read. `full` shows rows whole, else the first characters of each turn.
-    """
-    for place, row in _spread(store, manifest.outputs.get("rows", []), count):
-        turns = "\n".join(f"[{turn['role']}] {_cut(turn['content'], full)}" for turn in row["messages"])
-        yield f"--- sample {place + 1}  {row['source']}  {row.get('origin', '')}\n{turns}"
-    for _, reject in _spread(store, manifest.outputs.get("rejects", []), max(1, count // 4) if count else 0):
-        yield f"--- rejected ({reject['reason']}: {reject['detail']})  {reject['origin']}\n{_cut(reject['line'], full)}"
-
-
-def _spread(store: Store, parts: list[Part], count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    total = sum(part.rows for part in parts)
-    wanted = sorted({place * total // count for place in range(min(count, total))}) if count else []
-    start = 0
-    for part in parts:
-        mine = {index - start for index in wanted if start <= index < start + part.rows}
-        if mine:
-            for number, line in enumerate(lines_of(checked(store.read(part.key), part), part.key)):
-                if number in mine:
-                    yield wanted.index(start + number), orjson.loads(line)
-        start += part.rows
-
-
-def _cut(text: str, full: bool) -> str:
-    return (
-        text if full or len(text) <= SHORT_CHARACTERS else f"{text[:SHORT_CHARACTERS]} ... ({len(text):,} characters)"
-    )
+def print_samples(store: Store, manifest: Manifest, settings: ValidateSettings) -> None:
+    """Print `num_samples` rows that passed and a quarter as many that did not, each with its reason."""
+    console = Console()
+    count = settings.num_samples
+    for output, wanted in (("rows", count), ("rejects", -(-count // 4))):
+        chosen = OutputRows(store, tuple(manifest.outputs.get(output, ())), True).sample(wanted, SEED) if wanted else []
+        for number, row in enumerate(chosen, 1):
+            console.print(sample_panel(row, number, len(chosen), settings.show_full))

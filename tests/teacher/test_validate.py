@@ -10,7 +10,6 @@ import pytest
 from pipeline.errors import GateRefused, UserError
 from pipeline.store.objects import Store
 from pipeline.store.stage import Stage
-from pipeline.teacher import show
 from tests.teacher.runs import locked, output, prepared_row, run, with_prepared
 
 SOUND = "<think>\n1단계: 두 수를 더합니다.\n2단계: 합을 확인합니다.\n</think>\n\n정답: 7"
@@ -124,16 +123,13 @@ def test_a_set_without_a_single_row_is_the_users_to_mend(store: Store) -> None:
         validated(store, rows(0, 3))
 
 
-def test_samples_are_spread_and_cut_unless_shown_whole(store: Store) -> None:
+def test_samples_and_the_table_are_printed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     long = SOUND.replace("확인합니다.", "확인합니다. " + " ".join(f"그리고 {n}번째로 살펴봅니다." for n in range(60)))
-    stage = validated(store, [row(n, long) for n in range(40)] + rows(0, 2))
-    manifest = stage.directory.manifest()
-    assert manifest is not None
-    blocks = list(show.samples(store, manifest, 4, full=False))
-    assert [block.split("  ")[2].split("\n")[0] for block in blocks[:4]] == [
-        f"maths.jsonl:{n}" for n in (0, 10, 20, 30)
-    ]
-    assert "characters)" in blocks[0] and "rejected (no_thinking" in blocks[4]
-    assert long in next(iter(show.samples(store, manifest, 1, full=True)))
-    table = show.summary(stage.settings, manifest)
-    assert "maths" in table and "95.2%" in table
+    lines = [row(n, long) for n in range(40)] + rows(0, 2)
+    validated(store, lines, num_samples=4)
+    shown = capsys.readouterr().out
+    assert "4 of 4" in shown and "more characters (--show-full)" in shown and "no_thinking" in shown
+    assert "maths" in shown and "95.2%" in shown
+    assert "그리고 59번째로" not in shown
+    validated(store, lines, num_samples=4, show_full=True, rerun=1)
+    assert "그리고 59번째로" in "".join(capsys.readouterr().out.split("\n"))
