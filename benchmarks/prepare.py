@@ -6,10 +6,10 @@ lines only, since one bad line ends it, and neither deduplicates nor samples. `r
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -112,24 +112,19 @@ def measured(way: str, raw: Path, target: int, workers: int) -> tuple[float, flo
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "benchmarks.prepare", "--way", way, "--raw", str(raw), "--out", out]
         command += ["--target", str(target), "--workers", str(workers)]
-        began, cpu, peak = time.monotonic(), _cpu_seconds(), 0
+        began, peak = time.monotonic(), 0
+        cpu: dict[int, float] = {}  # by process id, as last seen: workers may end before their parent
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end between two looks
                 family = [watched, *watched.children(recursive=True)]
                 peak = max(peak, sum(member.memory_full_info().pss for member in family))
-            except psutil.NoSuchProcess:
-                pass  # it ended between the two looks
+                cpu.update({member.pid: sum(member.cpu_times()[:2]) for member in family})
             time.sleep(0.1)
         if process.returncode:
             raise SystemExit(f"{way} ended with exit code {process.returncode}")
-        return time.monotonic() - began, _cpu_seconds() - cpu, peak / 1e6
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+        return time.monotonic() - began, sum(cpu.values()), peak / 1e6
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from pipeline.text.examine import Rules
 from pipeline.text.funnel import measure, totals
 from pipeline.text.inputs import input_files, preflight, rules_of
 from pipeline.text.limits import check_enough, check_source_names
-from pipeline.text.records import ScanUnit, Table, joined, scan_units, unpacked
+from pipeline.text.records import Table, joined, scan_units, unpacked
 from pipeline.text.sampling import select
-from pipeline.text.scan import UNIT_BYTES, journal_key, scan_into
+from pipeline.text.scan import UNIT_BYTES, Scanning, journal_key, scan_unit
 from pipeline.text.settings import PrepareSettings
 from pipeline.text.workers import available_cores, in_processes
 from pipeline.text.write import WriteUnit, Writing, save_lines, write_unit, write_units
@@ -79,17 +79,12 @@ def _scanned(stage: Stage, files: list[SourceFile], rules: Rules) -> Table:
     journaled = {entry.key for entry in store.list(directory.key("journal"))}
     left = _rotated([unit for unit in units if journal_key(directory, unit) not in journaled], stage)
     lines = 0
-    context = (directory, files, rules)
-    for count in in_processes(_scan_task, context, left, _workers(stage, files), stage.stop):
+    scanning = Scanning(directory, tuple(files), rules)
+    for count in in_processes(scan_unit, scanning, left, _workers(stage, files), stage.stop):
         lines += count
         stage.progress.update(done=lines, phase="scan")
     scanned = [unpacked(store.read(journal_key(directory, unit))) for unit in units]
     return joined(units, scanned)
-
-
-def _scan_task(context: tuple[Any, list[SourceFile], Rules], unit: ScanUnit) -> int:
-    directory, files, rules = context
-    return scan_into(directory, files, unit, rules)
 
 
 def _write(stage: Stage, writing: Writing, units: list[WriteUnit], counts: dict[str, int]) -> None:

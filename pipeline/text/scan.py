@@ -4,6 +4,7 @@ The result of a unit depends on its bytes and the rules alone, so whoever scans 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,10 +36,19 @@ def journal_key(directory: StageDirectory, unit: ScanUnit) -> str:
     return directory.key("journal", f"{unit.name}.zst")
 
 
-def scan_into(directory: StageDirectory, files: Sequence[SourceFile], unit: ScanUnit, rules: Rules) -> int:
+@dataclass(frozen=True)
+class Scanning:
+    """What every unit needs."""
+
+    directory: StageDirectory
+    files: tuple[SourceFile, ...]
+    rules: Rules
+
+
+def scan_unit(scanning: Scanning, unit: ScanUnit) -> int:
     """Scan one unit and journal it; gives the number of lines. Another's identical journal may stand already."""
-    scanned = scan(files[unit.file], unit, rules)
-    directory.store.create(journal_key(directory, unit), scanned.packed())
+    scanned = scan(scanning.files[unit.file], unit, scanning.rules)
+    scanning.directory.store.create(journal_key(scanning.directory, unit), scanned.packed())
     return scanned.lines
 
 

@@ -20,6 +20,7 @@ Context = TypeVar("Context")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_PRELOADED = ("pipeline.text.scan", "pipeline.text.write")  # imported once, by the process that workers are forked from
 _CONTEXT: list[Any] = []  # in a worker process: what every task needs, sent once
 
 
@@ -45,7 +46,7 @@ def in_processes(
             yield function(context, task)
         return
     server = multiprocessing.get_context("forkserver")  # never fork this process: it may hold threads and connections
-    server.set_forkserver_preload([function.__module__])
+    server.set_forkserver_preload(list(_PRELOADED))
     pool = ProcessPoolExecutor(min(workers, len(tasks)), server, initializer=_begin, initargs=(context,))
     try:
         yield from _completed(pool, function, tasks, 2 * workers, stop)
