@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from jobs import chat, doctor, engine, export, fetch, gc, inspect, lineage, report, run, samples
+from jobs import chat, doctor, engine, export, fetch, gc, inspect, lineage, promote, report, run, samples
 from pipeline.errors import HanforgeError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 run.register(app)
+promote.register(app)
 inspect.register(app)
 samples.register(app)
 lineage.register(app)
