@@ -1,4 +1,4 @@
-"""The kind `promote`, and `hanforge promote MODEL [--rollback]`. Logic: pipeline.scoring.promote, imported when needed."""
+"""The kind `promote`, and `hanforge promote MODEL [--rollback]`. Logic: pipeline.scoring.promote, imported late."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
