@@ -85,7 +85,7 @@ class Client:
         request is sent, and what is in flight gets `drain_seconds`. Closing the iterator cancels what is in flight.
         """
         waiting: asyncio.Queue[tuple[K, dict[str, Any]] | None] = asyncio.Queue(self.settings.concurrency)
-        finished: asyncio.Queue[tuple[K, Answer | Failure]] = asyncio.Queue(self.settings.concurrency)
+        finished: asyncio.Queue[tuple[K, Answer | Failure]] = asyncio.Queue(max(1, self.settings.concurrency // 2))
         workers = [
             asyncio.create_task(self._work(waiting, finished, stop_requested)) for _ in range(self.settings.concurrency)
         ]

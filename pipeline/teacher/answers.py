@@ -5,6 +5,7 @@ slip one below another that was already read. No request is paid for twice, save
 """
 
 import re
+import threading
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,24 +31,29 @@ def teacher_folder(name: str, identity: str) -> str:
 class AnswerCache:
     """Answers by key: `index` says which segment holds a key, answers themselves stay in the store.
 
-    Not safe for several threads at once: one caller at a time.
+    Safe for one thread that adds and another that flushes or fetches; nothing waits for the store with the lock held.
     """
 
     def __init__(self, store: Store, folder: str) -> None:
         self.store = store
         self.folder = folder
-        self.pending: list[bytes] = []
+        self._pending: dict[str, bytes] = {}  # key -> its line, not yet in any segment
+        self._writing: dict[str, bytes] = {}  # the same, while a segment of them is being written
         self._index: dict[str, str] = {}  # key -> name of the lowest segment that holds it
-        self._pending_keys: set[str] = set()
         self._loaded: set[str] = set()
         self._number = 0
         self._writer = uuid.uuid4().hex[:8]
+        self._lock = threading.Lock()
+        self._one_flush = threading.Lock()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._index or key in self._pending_keys
+        with self._lock:
+            return key in self._index or key in self._pending or key in self._writing
 
-    def __len__(self) -> int:
-        return len(self._index) + len(self._pending_keys)
+    @property
+    def pending(self) -> int:
+        """How many outcomes wait for the next flush."""
+        return len(self._pending)
 
     def refresh(self) -> None:
         """Read the segments that have appeared since the last look."""
@@ -55,35 +61,41 @@ class AnswerCache:
         new = sorted(name for name in names if name not in self._loaded)
         with ThreadPoolExecutor(READERS) as pool:
             for name, lines in zip(new, pool.map(self._lines, new), strict=True):
-                self._note(name, (orjson.loads(line)["key"] for line in lines))
+                self._note(name, [orjson.loads(line)["key"] for line in lines])
 
     def add(self, key: str, row: str, outcome: Answer | Failure) -> None:
         """Keep an outcome until the next flush; `row` is the row's id, for people. An answer already kept stays."""
         if key in self:
             return
         kind = "answer" if isinstance(outcome, Answer) else "failure"
-        self.pending.append(orjson.dumps({"key": key, "row": row, kind: asdict(outcome)}))
-        self._pending_keys.add(key)
+        line = orjson.dumps({"key": key, "row": row, kind: asdict(outcome)})
+        with self._lock:
+            self._pending[key] = line
 
     def flush(self) -> None:
         """Write what is pending as the next segment; Trouble leaves it pending."""
-        if not self.pending:
-            return
-        data = zstandard.ZstdCompressor(level=3).compress(b"\n".join(self.pending) + b"\n")
-        if not self.store.exclusive:
-            self.refresh()
-        while not self.store.create(self._key(name := self._next_name()), data):
-            self._note(name, (orjson.loads(line)["key"] for line in self._lines(name)))
-        self._note(name, self._pending_keys)
-        self.pending, self._pending_keys = [], set()
+        with self._one_flush:
+            with self._lock:
+                self._writing, self._pending = {**self._writing, **self._pending}, {}
+            if not self._writing:
+                return
+            data = zstandard.ZstdCompressor(level=3).compress(b"\n".join(self._writing.values()) + b"\n")
+            if not self.store.exclusive:
+                self.refresh()
+            while not self.store.create(self._key(name := self._next_name()), data):
+                self._note(name, [orjson.loads(line)["key"] for line in self._lines(name)])
+            self._note(name, self._writing)
+            with self._lock:
+                self._writing = {}
 
     def fetch(self, keys: Iterable[str]) -> dict[str, Answer | Failure]:
         """The outcomes of some keys, each from the lowest segment that holds it; unknown keys are left out."""
         self.flush()
         wanted: dict[str, set[str]] = {}
-        for key in keys:
-            if key in self._index:
-                wanted.setdefault(self._index[key], set()).add(key)
+        with self._lock:
+            for key in keys:
+                if key in self._index:
+                    wanted.setdefault(self._index[key], set()).add(key)
         found: dict[str, Answer | Failure] = {}
         with ThreadPoolExecutor(READERS) as pool:
             names = sorted(wanted)
@@ -94,10 +106,11 @@ class AnswerCache:
         return found
 
     def _note(self, name: str, keys: Iterable[str]) -> None:
-        self._loaded.add(name)
-        self._number = max(self._number, int(name[:8]))
-        for key in keys:
-            self._index[key] = min(self._index.get(key, name), name)
+        with self._lock:
+            self._loaded.add(name)
+            self._number = max(self._number, int(name[:8]))
+            for key in keys:
+                self._index[key] = min(self._index.get(key, name), name)
 
     def _next_name(self) -> str:
         """Without create-only writes two writers may take one number: the name then carries the writer's own mark."""

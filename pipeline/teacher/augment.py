@@ -84,13 +84,20 @@ class _Worker:
         async with client:
             await client.wait_ready(patience_seconds(self.settings), self._stopping)
             outcomes = client.ask(iter(self.asking), self._stopping, DRAIN_SECONDS)
+            building = asyncio.create_task(asyncio.sleep(0))
             try:
                 async for item in ticking(outcomes, TICK_SECONDS):
                     if item is not None:
                         self._keep(*item)
-                    if self._is_due() or self.asking.has_ready:
-                        await asyncio.to_thread(self._store)
+                    if self._is_due():
+                        await asyncio.to_thread(self._flush)
+                    if building.done():
+                        building.result()
+                        if self.asking.has_ready:
+                            building = asyncio.create_task(asyncio.to_thread(self._build_ready))
                     self._say(client)
+                await building
+                await asyncio.to_thread(self._build_ready)
             finally:
                 self.asking.close()
 
@@ -99,16 +106,13 @@ class _Worker:
         self.cache.add(name, question.row, outcome)
         self.asking.answered(question)
 
-    def _store(self) -> None:
-        """Flush what is due, then build the units that are answered; runs beside the requests in flight."""
-        if self._is_due():
-            self.cache.flush()
-            self.flushed = time.monotonic()
-        self._build_ready()
+    def _flush(self) -> None:
+        self.cache.flush()
+        self.flushed = time.monotonic()
 
     def _is_due(self) -> bool:
         waited = time.monotonic() - self.flushed >= self.settings.flush_seconds
-        return waited or len(self.cache.pending) >= self.settings.flush_rows
+        return waited or self.cache.pending >= self.settings.flush_rows
 
     def _build_ready(self) -> None:
         for unit in self.asking.ready():
