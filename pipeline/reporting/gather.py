@@ -76,6 +76,7 @@ class Report:
     pairs: list[Pair] = field(default_factory=list)
     wrong: list[Prediction] = field(default_factory=list)
     promotion: dict[str, Any] | None = None
+    proof: dict[str, Any] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     hub_models: dict[str, str] = field(default_factory=dict)
     resolved_recipe: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +95,7 @@ class Report:
             "evaluations": [one.plain() for one in self.evaluations],
             "problems": dict(self.problems),
             "promotion": self.promotion,
+            "proof": self.proof,
             "inputs": self.inputs,
             "hub_models": self.hub_models,
         }
@@ -128,7 +130,8 @@ def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) ->
         evaluations=evaluations,
         pairs=_pairs(store, lock, manifests, num_samples, seed),
         wrong=_wrong(store, lock, manifests, num_samples, seed),
-        promotion=next((m.measurements for n, m in manifests.items() if m and lock.stages[n].kind == "promote"), None),
+        promotion=_measured(lock, manifests, "promote"),
+        proof=_measured(lock, manifests, "serve"),
         inputs={key: source.plain() for key, source in lock.inputs.items()},
         hub_models=lock.hub_models,
         resolved_recipe=resolved(lock.recipe),
@@ -171,6 +174,11 @@ def _verdict(statuses: list[StageStatus]) -> Verdict:
         if state in states:
             return state
     return "done" if states == {"done"} else "incomplete"
+
+
+def _measured(lock: RunLock, manifests: dict[str, Manifest | None], kind: str) -> dict[str, Any] | None:
+    """What the first finished stage of a kind measured."""
+    return next((m.measurements for name, m in manifests.items() if m and lock.stages[name].kind == kind), None)
 
 
 def _problems(store: Store, lock: RunLock, statuses: list[StageStatus]) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from pipeline.reporting.texts import TEXTS, coded, text
 from pipeline.version import short_commit
 
 REASON_COLOURS = 6
+ONE_LINE = 8  # columns of stage cards; more of them take two lines
 EVALUATION_COLOURS = 5
 FLOWING = ("prepare", "augment", "validate", "train")
 FILTERS = (
@@ -62,6 +63,7 @@ def _context(report: Report) -> dict[str, Any]:
     stages = report.stages
     table = metrics(report.evaluations)
     best = headline(table)
+    columns = _columns(stages)
     trainings = [stage for stage in stages if stage.status.kind == "train"]
     rows = [stage.status.counts.ok for stage in trainings if stage.status.counts is not None]
     return {
@@ -69,13 +71,14 @@ def _context(report: Report) -> dict[str, Any]:
         "css": _asset("report.css"),
         "javascript": _asset("report.js"),
         "stages_done": sum(stage.status.state == "done" for stage in stages),
-        "columns": _columns(stages),
+        "columns": columns,
+        "per_line": len(columns) if len(columns) <= ONE_LINE else -(-len(columns) // 2),
         "flowing": [stage for stage in stages if stage.status.kind in FLOWING],
         "trainings": trainings,
         "trained_rows": sum(rows) if rows else None,
         "table": table,
         "best": best,
-        "bars": bars(table),
+        "bars": bars(table, report.evaluations),
         "sources": by_source(report.evaluations, best) if best else [],
         "wrong": _by_stage(report.wrong),
         "longest": max((stage.status.seconds for stage in stages), default=0.0) or 1.0,

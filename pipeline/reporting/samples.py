@@ -65,10 +65,12 @@ def printable(text: str) -> str:
 
     Example: "a\\x1b[2Jb" -> "a\\ufffd[2Jb"
     """
-    return "".join(
-        character if character in "\n\t\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else "\ufffd"
-        for character in text
-    )
+    return "".join(character if _is_harmless(character) else "\ufffd" for character in text)
+
+
+def _is_harmless(character: str) -> bool:
+    """Neither a control nor a direction mark; the joiner that emoji need is harmless."""
+    return character in "\n\t\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
 
 
 def _turn(message: Any, full: bool) -> RenderableType:

@@ -113,31 +113,87 @@ def _metric(name: str, evaluations: list[Evaluation]) -> Metric:
     return Metric(metric, group, mode, tuple(values))
 
 
-def headline(table: list[Metric]) -> Metric | None:
-    """The metric that speaks for the run: the first of `HEADLINES` on held-out rows, in the mode that ends best."""
+@dataclass(frozen=True)
+class Cell:
+    """A value of the evaluation at `place` in one mode; `value` is None for an evaluation that has not run."""
+
+    place: int
+    mode: str
+    value: Value | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric that speaks for the run: for each evaluation that measured it, the mode in which it did best."""
+
+    metric: Metric
+    cells: tuple[Cell, ...]
+
+    @property
+    def modes(self) -> list[str]:
+        """The mode of each cell; one entry when they are all alike."""
+        found = [cell.mode for cell in self.cells]
+        return found if len(set(found)) > 1 else found[:1]
+
+
+def headline(table: list[Metric]) -> Headline | None:
+    """The first of `HEADLINES` that was measured, on held-out rows before the shipped questions."""
     for group in DRAWN:
         for name in HEADLINES:
             found = [metric for metric in table if (metric.group, metric.name) == (group, name) and any(metric.values)]
             if found:
-                return max(found, key=lambda metric: [value.value for value in metric.values if value][-1])
+                columns = [_cells(found, place) for place in range(len(found[0].values))]
+                best = [
+                    max(cells, key=lambda cell: cell.value.value if cell.value else 0) for cells in columns if cells
+                ]
+                return Headline(found[0], tuple(best))
     return None
 
 
-def bars(table: list[Metric]) -> list[list[Metric]]:
-    """The metrics that are drawn: for each set and name its modes, the best-known ones."""
+def bars(table: list[Metric], evaluations: list[Evaluation]) -> list[tuple[Metric, list[tuple[str, list[Cell]]]]]:
+    """What is drawn: each of the best-known metrics with its bars in groups, (mode or "", cells).
+
+    Groups are modes; when no evaluation measured two of them, all bars stand in one group and name their own mode.
+    """
     out = []
     for group, names in DRAWN.items():
         for name in names:
-            modes = [metric for metric in table if (metric.group, metric.name) == (group, name)]
-            out.append([metric for metric in modes if any(metric.values)])
-    return [modes for modes in out if modes]
+            modes = [metric for metric in table if (metric.group, metric.name) == (group, name) and any(metric.values)]
+            if modes:
+                out.append((modes[0], _groups(modes, evaluations)))
+    return out
 
 
-def by_source(evaluations: list[Evaluation], metric: Metric) -> list[tuple[str, list[float | None]]]:
-    """One metric by source of the rows: (source, a value per evaluation); empty with a single source."""
-    found = [one.sources.get(f"{metric.group}.{metric.mode}", {}) for one in evaluations]
-    names = sorted({name for sources in found for name in sources})
-    rows = [(name, [sources.get(name, {}).get(metric.name) for sources in found]) for name in names]
+def _groups(modes: list[Metric], evaluations: list[Evaluation]) -> list[tuple[str, list[Cell]]]:
+    places = range(len(evaluations))
+    measured = [_cells(modes, place) for place in places]
+    if len(modes) > 1 and all(len(cells) < 2 for cells in measured):
+        missing = [[] if evaluations[place].done else [Cell(place, "", None)] for place in places]
+        return [("", [cell for place in places for cell in measured[place] or missing[place]])]
+    return [
+        (
+            metric.mode,
+            [
+                Cell(place, metric.mode, metric.values[place])
+                for place in places
+                if metric.values[place] or not evaluations[place].done
+            ],
+        )
+        for metric in modes
+    ]
+
+
+def _cells(modes: list[Metric], place: int) -> list[Cell]:
+    return [Cell(place, metric.mode, metric.values[place]) for metric in modes if metric.values[place]]
+
+
+def by_source(evaluations: list[Evaluation], best: Headline) -> list[tuple[str, list[float | None]]]:
+    """The headline's metric by source of the rows: (source, a value per evaluation); empty with a single source."""
+    modes = {cell.place: cell.mode for cell in best.cells}
+    group, name = best.metric.group, best.metric.name
+    found = [one.sources.get(f"{group}.{modes.get(place)}", {}) for place, one in enumerate(evaluations)]
+    names = sorted({source for sources in found for source in sources})
+    rows = [(source, [sources.get(source, {}).get(name) for sources in found]) for source in names]
     return rows if len(rows) > 1 else []
 
 

@@ -279,7 +279,13 @@ def _promote(store: Store, lock: RunLock, name: str) -> None:
 def _serve(store: Store, lock: RunLock, name: str) -> None:
     directory = lock.directory(store, name)
     directory.commit_unit("proof", {}, Counts())
-    directory.commit_manifest(["proof"], {"n": 1, "answer": "안녕하세요."})
+    measured = {
+        "promotion": 1,
+        "question": "무엇을 하나요?",
+        "reasoning": "1단계: 소개합니다.",
+        "answer": f"안녕하세요. {HOSTILE}",
+    }
+    directory.commit_manifest(["proof"], measured)
 
 
 MAKE = {
