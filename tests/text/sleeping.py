@@ -1,12 +1,20 @@
-"""A task for worker processes that leaves its process id behind and sleeps."""
+"""Two worker processes that leave their process ids behind and sleep: python -m tests.text.sleeping FOLDER"""
 
 import os
+import sys
 import time
 from pathlib import Path
 
+from pipeline.store.stop import StopFlag
+from pipeline.text.workers import in_processes
 
-def sleep_seconds(context: str, seconds: float) -> int:
-    """Write `<pid>.<context>` into PID_FOLDER, then sleep."""
-    (Path(os.environ["PID_FOLDER"]) / f"{os.getpid()}.{context}").touch()
+
+def sleep_seconds(folder: Path, seconds: float) -> int:
+    """Write `<pid>.pid` into the folder, then sleep."""
+    (folder / f"{os.getpid()}.pid").touch()
     time.sleep(seconds)
     return os.getpid()
+
+
+if __name__ == "__main__":
+    list(in_processes(sleep_seconds, Path(sys.argv[1]), [600.0, 600.0], 2, StopFlag()))

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import random
 import subprocess
 import sys
@@ -99,7 +98,6 @@ def test_the_bytes_depend_on_neither_workers_nor_units_nor_store(
     assert one.measurements == two.measurements
     moved = tmp_path / "moved"
     for path in sorted(raw.rglob("*.*"), reverse=True):
-        write_files(moved, {})
         target = moved / path.relative_to(raw)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
@@ -145,36 +143,6 @@ def test_killed_at_any_instant_it_ends_with_the_same_bytes(tmp_path: Path, raw: 
     assert manifest is not None and contents(calm) == contents(manifest)
 
 
-def test_worker_processes_end_with_their_parent(tmp_path: Path) -> None:
-    program = (
-        "import time; from pipeline.text.workers import in_processes; from pipeline.store.stop import StopFlag\n"
-        "if __name__ == '__main__':\n    list(in_processes(max, 1, [600, 600], 2, StopFlag()))\n"
-    ).replace(
-        "max, 1, [600, 600]", "__import__('tests.text.sleeping', fromlist=['x']).sleep_seconds, 'pid', [600, 600]"
-    )
-    script = tmp_path / "main.py"
-    script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "PID_FOLDER": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, str(script)], env=environment)
-    while len(pids := list(tmp_path.glob("*.pid"))) < 2:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 20
-    alive = pids
-    while alive and time.monotonic() < deadline:
-        alive = [path for path in pids if Path(f"/proc/{path.stem}").exists() and not _zombie(path.stem)]
-        time.sleep(0.05)
-    assert not alive
-
-
-def _zombie(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def test_asked_to_stop_it_keeps_what_is_done(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = stages(f"{tmp_path}/store", raw, prepare=SETTINGS)["prepare"]
     from pipeline.text import write
@@ -202,6 +170,17 @@ def test_a_second_worker_finishes_what_the_first_left(tmp_path: Path, raw: Path)
     _, alone = prepared(f"{tmp_path}/alone", raw, **SETTINGS)
     manifest = stage.directory.manifest()
     assert manifest is not None and contents(manifest) == contents(alone)
+
+
+def test_two_processes_at_once_adopt_each_other(tmp_path: Path, raw: Path) -> None:
+    settings = {**SETTINGS, "shard_rows": 16}
+    command = [sys.executable, "-m", "tests.text.run_prepare", f"{tmp_path}/both", str(raw), json.dumps(settings)]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    _, alone = prepared(f"{tmp_path}/alone", raw, **settings)
+    manifest = stages(f"{tmp_path}/both", raw, prepare=settings)["prepare"].directory.manifest()
+    assert manifest is not None and contents(manifest) == contents(alone)
+    assert manifest.measurements == alone.measurements
 
 
 @pytest.mark.parametrize(
