@@ -18,7 +18,7 @@ def fetch(
     store: StoreOption = DEFAULT_STORE,
     dataset: Annotated[bool, typer.Option("--dataset", help="It is a data set, not a model.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit; main by default.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Files at once; each takes 32 MiB of memory.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, help="Files at once; each takes about 120 MB of memory.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Mirror a Hub model or data set into the store at a pinned commit, with checksums; pods then need no Hub.

@@ -1,7 +1,7 @@
 """Deletes runs, and then what no other run refers to. First a plan with sizes, then, when somebody agrees, the deed.
 
 Invariants: nothing goes that a remaining run's lock refers to; a promotion protects the run of its model; a run with a
-living process is kept; inputs, data sets and models that were mirrored for no run yet are never touched. A stage's
+living process is kept; inputs, answers, data sets and models mirrored for no run yet are never touched. A stage's
 manifest goes before its parts, so a half-deleted stage is an unfinished one and never a wrong one.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,6 +25,8 @@ from pipeline.store.status import STALE_SECONDS, newest_progress
 
 LOG = logging.getLogger(__name__)
 DELETERS = 16
+INCOMPLETE = ".incomplete"
+ABANDONED_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def plan_gc(store: Store, named: Iterable[str] = (), older_than_seconds: float |
     mine = _referred([runs[name] for name in plan.runs])[1]
     told = {f"runs/{name}" for name in store.folders("runs") if not name.endswith(".json")}  # folders of events
     kept = {f"runs/{name}" for name in runs if name not in plan.runs}
+    plan.folders += _abandoned(store)
     for prefix in [*sorted(_stage_folders(store) - used_stages), *sorted(mine - used_models), *sorted(told - kept)]:
         folder = Garbage(prefix, tuple(store.list(prefix)))
         if folder.entries:
@@ -118,6 +122,17 @@ def _delete(store: Store, folder: Garbage) -> None:
         for path, _, _ in os.walk(store.path(folder.prefix), topdown=False):
             with suppress(OSError):  # not empty: somebody writes there
                 os.rmdir(path)
+
+
+def _abandoned(store: Store) -> list[Garbage]:
+    """Files that killed writers left on a local store's own disk, a day old or more: nothing refers to them, ever."""
+    if not store.is_local:
+        return []
+    horizon = time.time() - ABANDONED_SECONDS
+    files = [path for path in Path(store.path(INCOMPLETE)).glob("*") if path.is_file()]
+    old = [path for path in files if path.stat().st_mtime < horizon]
+    entries = tuple(Entry(f"{INCOMPLETE}/{path.name}", path.stat().st_size) for path in sorted(old))
+    return [Garbage(INCOMPLETE, entries)] if entries else []
 
 
 def _stage_folders(store: Store) -> set[str]:

@@ -123,7 +123,8 @@ def mirror(
 ) -> MirroredModel:
     """Copy a repository at one commit into the store; what is there already is not fetched again.
 
-    Memory: `concurrency` blocks of 32 MiB; no local disk. Raises UserError for what the user must mend, Trouble else.
+    Memory: about 120 MB for each of `concurrency` files, whatever their size; no local disk. Raises UserError for what
+    the user must mend, Trouble else.
     """
     repository, _, named = reference.partition("@")
     if kind == "model":

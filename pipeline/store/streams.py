@@ -17,7 +17,7 @@ from pipeline.store.objects import Store
 
 LOG = logging.getLogger(__name__)
 
-BLOCK_BYTES = 32 * 2**20  # one part of a multi-part upload; 10,000 of them allow files of 320 GB
+BLOCK_BYTES = 16 * 2**20  # one part of a multi-part upload; 10,000 of them allow files of 160 GB
 
 
 class WriteFailed(HanforgeError):

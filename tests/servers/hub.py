@@ -7,9 +7,11 @@ tokens that may read a gated repository. `/requests` lists what was asked, and w
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,14 +58,21 @@ def hub_server(root: Path) -> Iterator[HubServer]:
         yield HubServer(address, root)
 
 
-def git_sha1(content: bytes) -> str:
-    """The id that git gives a blob."""
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+@functools.cache
+def _digests(path: Path, size: int, changed: int) -> tuple[str, str]:
+    """(git blob id, sha256) of a file as it is now; cached, because every request names a commit."""
+    content = path.read_bytes()
+    return hashlib.sha1(f"blob {size}\0".encode() + content).hexdigest(), hashlib.sha256(content).hexdigest()
+
+
+def digests(path: Path) -> tuple[str, str]:
+    """(git blob id, sha256) of a file."""
+    return _digests(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 def commit_of(branch: Path) -> str:
     """The commit of a branch: it changes with any file."""
-    lines = [f"{path.relative_to(branch)} {git_sha1(path.read_bytes())}" for path in files_of(branch)]
+    lines = [f"{path.relative_to(branch)} {digests(path)[0]}" for path in files_of(branch)]
     return hashlib.sha1("\n".join(lines).encode()).hexdigest()
 
 
@@ -101,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         if match := API.fullmatch(path):
             return self.api(*match.groups(), parse_qs(url.query))
         if path.startswith("/cdn/"):
-            return self.content(Path(self.root / path.removeprefix("/cdn/")).read_bytes(), {})
+            return self.content(self.root / path.removeprefix("/cdn/"), {})
         if match := RESOLVE.fullmatch(path):
             return self.resolve("datasets" if match[1] else "models", *match.groups()[1:], token)
         return self.refuse(404, "RepoNotFound", f"no route {path}")
@@ -138,11 +147,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def entry(self, branch: Path, path: Path) -> dict[str, Any]:
         """A file as the tree lists it."""
-        content = path.read_bytes()
-        name = path.relative_to(branch).as_posix()
-        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
+        name, size = path.relative_to(branch).as_posix(), path.stat().st_size
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": digests(path)[0]}
         if path.suffix in LARGE:
-            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {"oid": digests(path)[1], "size": size, "pointerSize": 134}
         return entry
 
     def resolve(self, kind: str, repository: str, revision: str, name: str, token: str) -> None:
@@ -156,18 +164,18 @@ class Handler(BaseHTTPRequestHandler):
         path = branch / name
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", f"Entry not found: {name}")
-        content = path.read_bytes()
-        headers = {"X-Repo-Commit": commit_of(branch), "ETag": f'"{git_sha1(content)}"'}
+        headers = {"X-Repo-Commit": commit_of(branch), "ETag": f'"{digests(path)[0]}"'}
         if path.suffix in LARGE:
-            headers["X-Linked-ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-            headers["X-Linked-Size"] = str(len(content))
+            headers["X-Linked-ETag"] = f'"{digests(path)[1]}"'
+            headers["X-Linked-Size"] = str(path.stat().st_size)
             port = self.headers["Host"].split(":")[1]  # a proxy's own port when one stands before us
             headers["Location"] = f"http://localhost:{port}/cdn/{path.relative_to(self.root).as_posix()}"
             return self.answer(302, b"", headers)
-        return self.content(content, headers)
+        return self.content(path, headers)
 
-    def content(self, content: bytes, headers: dict[str, str]) -> None:
-        """Bytes, or the range of them that was asked for."""
+    def content(self, path: Path, headers: dict[str, str]) -> None:
+        """A file's bytes, or the range of them that was asked for."""
+        content = path.read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked is None:
             return self.answer(200, content, {**headers, "Accept-Ranges": "bytes"})
@@ -190,6 +198,17 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing about clients that went away."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients under test are killed and time out: only other errors are worth a traceback."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main() -> None:
     """Serve until killed, or until the parent's pipe closes with `--with-parent`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -198,7 +217,7 @@ def main() -> None:
     parser.add_argument("--with-parent", action="store_true")
     arguments = parser.parse_args()
     Handler.root = arguments.root
-    server = ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler)
+    server = Server(("127.0.0.1", arguments.port), Handler)
     if arguments.with_parent:
         die_with_parent()
     announce(f"http://127.0.0.1:{server.server_port}")

@@ -1,5 +1,6 @@
 """gc: what nobody refers to goes, what a lock or a promotion refers to stays, a cut-short deletion goes on later."""
 
+import os
 import time
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_mirrors_go_only_with_the_run_that_used_them(tmp_path: Path) -> None:
     store.put(f"runs/{lock.run_id}.json", orjson.dumps(record))
     carry_out(store, plan_gc(store, [lock.run_id]))
     assert store.folders("models/me/mine") == ["b" * 40]
+
+
+def test_what_killed_writers_left_on_a_local_disk_goes_after_a_day(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.put("kept", b"1")
+    old, young = store._temporary(b"old"), store._temporary(b"young")
+    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    plan = plan_gc(store)
+    assert [(folder.prefix, folder.bytes) for folder in plan.folders] == [(".incomplete", 3)]
+    carry_out(store, plan)
+    assert not old.exists() and young.exists() and store.exists("kept")
 
 
 def test_ages_are_read_with_units() -> None:
