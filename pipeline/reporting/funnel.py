@@ -67,12 +67,12 @@ def stage_flow(name: str, kind: str, manifest: Manifest) -> StageFlow | None:
 
 def _prepared(source: str, numbers: dict[str, Any]) -> Flow:
     """One source of a prepare stage: read = sampled + heldout + not_sampled + duplicates + rejected."""
+    rejected = {"duplicate": numbers["duplicates"], **numbers["rejected"]}
     segments = [
         Segment("kept", "kept", numbers["sampled"]),
         Segment("heldout", "heldout", numbers["heldout"]),
         Segment("unused", "not_sampled", numbers["not_sampled"]),
-        Segment("rejected", "duplicate", numbers["duplicates"]),
-        *(Segment("rejected", reason, count) for reason, count in _descending(numbers["rejected"])),
+        *(Segment("rejected", reason, count) for reason, count in _descending(rejected)),
     ]
     return Flow(source, numbers["read"], _without_empty(segments))
 

@@ -5,6 +5,7 @@ markup is marked as safe.
 """
 
 import io
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from pipeline.reporting import figures
-from pipeline.reporting.funnel import Flow, Segment
+from pipeline.reporting.funnel import Segment
 from pipeline.reporting.gather import Report, StageFacts
 from pipeline.reporting.pairs import Prediction
 from pipeline.reporting.scores import bars, by_source, headline, metrics
@@ -55,7 +56,9 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
         trained=trained,
         setting_items=setting_items,
     )
-    environment.globals.update(t=text, coded=coded, segment_class=segment_class, e_class=evaluation_class(report))
+    environment.globals.update(
+        t=text, coded=coded, segment_class=segment_classes(report), e_class=evaluation_class(report)
+    )
     return environment.get_template("report.html.jinja").render(**_context(report), language=language)
 
 
@@ -175,15 +178,24 @@ def setting_items(stage: StageFacts) -> list[tuple[str, str]]:
     return [(key, figures.setting(value)) for key, value in {**stage.settings, **execution}.items()]
 
 
-def segment_class(whole: Flow, segment: Segment) -> str:
-    """The colour of a segment: its state's; a reason of rejection has one of six by its place in the stage's flow."""
-    if segment.state != "rejected":
-        return f"s-{segment.state}"
-    reasons = [one.reason for one in whole.segments if one.state == "rejected"]
-    return f"s-r{reasons.index(segment.reason) % REASON_COLOURS + 1}"
+def segment_classes(report: Report) -> Callable[[Segment], str]:
+    """From a segment to its colour: its state's; a reason of rejection has one of six, the same in every stage."""
+    rows: dict[str, int] = {}
+    for stage in report.stages:
+        for segment in stage.flow.whole.segments if stage.flow else ():
+            if segment.state == "rejected":
+                rows[segment.reason] = rows.get(segment.reason, 0) + segment.rows
+    place = {reason: number for number, reason in enumerate(sorted(rows, key=lambda reason: (-rows[reason], reason)))}
+
+    def colour(segment: Segment) -> str:
+        if segment.state != "rejected":
+            return f"s-{segment.state}"
+        return f"s-r{place[segment.reason] % REASON_COLOURS + 1}"
+
+    return colour
 
 
-def evaluation_class(report: Report) -> Any:
+def evaluation_class(report: Report) -> Callable[[int], int]:
     """From an evaluation's place to its colour: the last is always the strongest of as many as there are."""
     shift = {1: 2, 2: 1}.get(len(report.evaluations), 0)
     return lambda place: (place + shift) % EVALUATION_COLOURS + 1

@@ -13,7 +13,7 @@ from pipeline.reporting.curves import curves
 from pipeline.reporting.figures import change, duration, percent, size, tone
 from pipeline.reporting.rows import split_origin
 from pipeline.reporting.samples import printable, sample_panel
-from pipeline.reporting.scores import Metric, Value, wilson
+from pipeline.reporting.scores import Evaluation, Metric, Value, bars, headline, metrics, wilson
 from pipeline.reporting.settings_shown import settings_shown
 from pipeline.reporting.svg import Line, line_chart, nice_ticks, tick_label
 from pipeline.reporting.texts import TEXTS, Text, coded
@@ -118,3 +118,34 @@ def test_a_long_text_is_cut_unless_asked_for() -> None:
     Console(file=short, width=80).print(sample_panel(row, 1, 1))
     Console(file=full, width=80).print(sample_panel(row, 1, 1, full=True))
     assert "100 more characters" in short.getvalue() and full.getvalue().count("가") == 500
+
+
+def evaluation(stage: str, scores: dict[str, float], done: bool = True) -> Evaluation:
+    rows = {name.rpartition(".")[0]: 200 for name in scores}
+    return Evaluation(stage, stage, done, scores, rows, {}, {})
+
+
+def test_before_and_after_stand_side_by_side_although_each_was_asked_in_its_own_mode() -> None:
+    asked = [
+        evaluation("base", {"data.off.exact": 0.0}),
+        evaluation("phase1", {"data.off.exact": 0.4}),
+        evaluation("phase2", {"data.on.exact": 0.95}),
+    ]
+    best = headline(metrics(asked))
+    assert best is not None and [cell.value.value for cell in best.cells if cell.value] == [0.0, 0.4, 0.95]
+    assert best.modes == ["off", "off", "on"]
+    ((metric, groups),) = bars(metrics(asked), asked)
+    assert metric.name == "exact" and [name for name, _ in groups] == [""]
+    assert [(cell.place, cell.mode) for cell in groups[0][1]] == [(0, "off"), (1, "off"), (2, "on")]
+
+
+def test_modes_are_grouped_when_both_were_asked_and_what_has_not_run_is_shown() -> None:
+    asked = [evaluation("base", {"data.off.exact": 0.1, "data.on.exact": 0.2}), evaluation("phase1", {}, done=False)]
+    ((_, groups),) = bars(metrics(asked), asked)
+    assert [(mode, [cell.value is None for cell in cells]) for mode, cells in groups] == [
+        ("off", [False, True]),
+        ("on", [False, True]),
+    ]
+    best = headline(metrics(asked))
+    assert best is not None and best.modes == ["on"]
+    assert headline([]) is None and bars([], asked) == []
