@@ -26,7 +26,6 @@ class TrainingEvents:
 
     def __init__(self, stage: Stage, tensorboard: Path | None) -> None:
         self.trainer: PreparedRowsTrainer | None = None
-        self.last_eval_loss: float | None = None
         self._stage = stage
         self._folder = tensorboard
         self._writer: Any = None
@@ -35,8 +34,6 @@ class TrainingEvents:
     def log(self, step: int, logs: dict[str, Any]) -> None:
         """One record of the trainer: losses, rates and, for training steps, tokens a second and peak bytes."""
         record: dict[str, Any] = {ours: logs[theirs] for theirs, ours in KEPT.items() if theirs in logs}
-        if "eval_loss" in record:
-            self.last_eval_loss = float(record["eval_loss"])
         if "loss" in record and self.trainer is not None:
             now, tokens = time.monotonic(), self.trainer.tokens_seen
             record["tokens"] = tokens

@@ -93,7 +93,9 @@ def render_spans(messages: list[Message], render: Render, end_of_turn: str) -> R
         if message["role"] != "assistant":
             continue
         turns += 1
-        span = _trained_span(messages[: position + 1], thinking[position], whole, render, end_of_turn)
+        turns_so_far = messages[: position + 1]
+        through = whole if position + 1 == len(messages) else render(turns_so_far, False, thinking[position])
+        span = _trained_span(turns_so_far, thinking[position], whole, through, render, end_of_turn)
         if span is not None and (not spans or span[0] >= spans[-1][1]):
             spans.append(span)
     return Rendered(whole, spans, turns - len(spans))
@@ -104,16 +106,18 @@ def _thinks(message: Message) -> bool:
 
 
 def _trained_span(
-    turns: list[Message], thinking: bool, whole: str, render: Render, end_of_turn: str
+    turns: list[Message], thinking: bool, whole: str, through: str, render: Render, end_of_turn: str
 ) -> tuple[int, int] | None:
-    """The span of the last of `turns` in `whole`, or None where inference would have sent something else."""
+    """The span of the last of `turns` in `whole`, or None where inference would have sent something else.
+
+    `through` is `turns` rendered alone: the conversation as it stood right after that answer.
+    """
     said = split_thinking(turns[-1]["content"])
     if said.reasoning is not None and not said.closed:
         return None
     prefix = render(turns[:-1], True, thinking)
     if not whole.startswith(prefix):
         return None
-    through = render(turns, False, thinking)
     end = through.rfind(end_of_turn) + len(end_of_turn)
     if end < len(end_of_turn) + len(prefix) or not whole.startswith(through[:end]):
         return None

@@ -45,7 +45,8 @@ def check_settings(stage: Stage, architecture: Architecture) -> None:
             f"Set max_length <= {positions}.",
         )
     check_quantised_shapes(architecture.text, settings.quantization, stage.execution.device)
-    needed = (settings.save_total_limit + 1) * checkpoint_bytes(parameter_counts(architecture.config), settings)
+    # One that is being saved, one that was fetched to go on from.
+    needed = 2 * checkpoint_bytes(parameter_counts(architecture.config), settings)
     free = shutil.disk_usage(stage.scratch()).free
     if free < needed:
         raise UserError(

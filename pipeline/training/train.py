@@ -5,6 +5,7 @@ state come back with the checkpoint, and logging, saving and evaluating consume 
 """
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ def run(stage: Stage) -> None:
         checkpoints = StoredCheckpoints(stage.directory, lease.check, stage.settings.save_total_limit)
         if UNIT not in stage.directory.done_names():
             _train(stage, lease, checkpoints)
+        checkpoints.delete_all()
         lease.check()
         stage.directory.commit_manifest([UNIT], dict(stage.directory.done()[UNIT].measurements))
-        checkpoints.delete_all()
 
 
 def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
@@ -88,6 +89,7 @@ def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
 
     def saved(step: int, folder: Path) -> None:
         checkpoints.save(step, folder)
+        shutil.rmtree(folder)
         events.upload()
 
     cadence = Cadence(
@@ -100,11 +102,14 @@ def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
         on_log=events.log,
         on_step=events.step,
     )
-    trainer = _trainer(stage, base, data, cadence)
-    events.trainer = trainer
-    _fit(stage, trainer, checkpoints)
+    try:
+        trainer = _trainer(stage, base, data, cadence)
+        events.trainer = trainer
+        _fit(stage, trainer, checkpoints)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(settings, error) from error
     events.upload()
-    _commit(stage, lease, base, data, trainer, events.last_eval_loss)
+    _commit(stage, lease, base, data, trainer)
 
 
 def _open_base(stage: Stage) -> Base:
@@ -201,17 +206,12 @@ def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoi
         newest = complete[-1]
         stage.log.info("going on from the checkpoint of step %d", newest.step)
         resume = str(checkpoints.fetch(newest, stage.scratch() / "resume" / f"checkpoint-{newest.step}"))
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(stage.settings, error) from error
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.state.global_step < trainer.state.max_steps:
         stage.stop.raise_if_requested()
 
 
-def _commit(
-    stage: Stage, lease: Lease, base: Base, data: Prepared, trainer: PreparedRowsTrainer, eval_loss: float | None
-) -> None:
+def _commit(stage: Stage, lease: Lease, base: Base, data: Prepared, trainer: PreparedRowsTrainer) -> None:
     folder = stage.scratch() / "adapter"
     # The base is asked for its embeddings' size only where it lies; no lookup on a hub.
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(str(folder), save_embedding_layers=False)
@@ -223,7 +223,10 @@ def _commit(
         "rejected": dict(sorted(tally.rejected.items())),
         "steps": trainer.state.global_step,
         "precision": stage.execution.precision,
-        "eval_loss": eval_loss,
+        # From the trainer's own history: it comes back with a checkpoint, and so does not depend on interruptions.
+        "eval_loss": next(
+            (log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None
+        ),
         "eval_rows": data.eval_rows,
     }
     finish_adapter(folder, base.folder, _identity(stage, base), base.template, stage.settings, measured)

@@ -20,6 +20,7 @@ from pipeline.store.progress import read_metrics
 from pipeline.store.shards import lines_of
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
+from pipeline.training.checkpoints import StoredCheckpoints
 from pipeline.training.train import preflight, run
 from tests.training.conftest import MakeStage, rows
 
@@ -69,13 +70,25 @@ def test_an_adapter_is_committed_with_all_that_belongs_beside_it(make_stage: Mak
     assert stage.store.list(stage.directory.key("checkpoints")) == []
 
 
-@pytest.mark.parametrize("packing", [False, True])
+EMBEDDINGS = {"r": 4, "lora_dropout": 0.1, "modules_to_save": ["embed_tokens", "lm_head"]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "packed": {"packing": True},
+    "grouped, recomputed": {"train_sampling_strategy": "group_by_length", "gradient_checkpointing": True},
+    "dora": {"lora": {"r": 4, "lora_dropout": 0.1, "use_dora": True, "use_rslora": True}},
+    "embeddings": {"lora": EMBEDDINGS},
+    "tied embeddings": {"lora": {**EMBEDDINGS, "ensure_weight_tying": True}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_and_resumed_gives_the_same_bytes(
-    make_stage: MakeStage, qwen3_base: Path, tmp_path: Path, packing: bool
+    make_stage: MakeStage, qwen3_base: Path, tied_base: Path, tmp_path: Path, variant: str
 ) -> None:
-    whole = done(make_stage(qwen3_base, packing=packing, store=tmp_path / "undisturbed"))
+    base, settings = tied_base if "tied" in variant else qwen3_base, VARIANTS[variant]
+    whole = done(make_stage(base, store=tmp_path / "undisturbed", **settings))
     flag = StopFlag()
-    stage = make_stage(qwen3_base, packing=packing, stop=flag)
+    stage = make_stage(base, stop=flag, **settings)
     update = stage.progress.update
 
     def stop_at_two(done: int | None = None, **values: Any) -> None:
@@ -87,7 +100,7 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     with pytest.raises(Stopped):
         run(stage)
     # The next process also evaluates and saves more often: neither may change a byte.
-    again = make_stage(qwen3_base, packing=packing, save_steps=1, logging_steps=1)
+    again = make_stage(base, save_steps=1, logging_steps=1, **settings)
     assert again.fingerprint == stage.fingerprint
     resumed = done(again)
     assert resumed.content("adapter") == whole.content("adapter")
@@ -107,19 +120,25 @@ def die(done=None, **values):
     update(done=done, **values)
     if done == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-stage.progress.update = die
+def die_at_the_end(*values):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[3] == "step":
+    stage.progress.update = die
+else:
+    stage.directory.commit_unit = die_at_the_end
 run(stage)
 """
 
 
 def test_killed_and_resumed_gives_the_same_bytes(make_stage: MakeStage, qwen3_base: Path, tmp_path: Path) -> None:
-    whole = done(make_stage(qwen3_base, store=tmp_path / "undisturbed"))
-    stage = make_stage(qwen3_base, save_steps=3)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, stage.store.url, stage.run_id], env={**os.environ}, check=False, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert len(stage.store.list(stage.directory.key("checkpoints"))) > 3
+    evaluated = {"eval_data": {"input": "heldout"}}
+    whole = done(make_stage(qwen3_base, store=tmp_path / "undisturbed", **evaluated))
+    stage = make_stage(qwen3_base, save_steps=3, **evaluated)
+    for moment, step in (("step", 3), ("commit", 6)):
+        command = [sys.executable, "-c", KILLED, stage.store.url, stage.run_id, moment]
+        killed = subprocess.run(command, env={**os.environ}, check=False, timeout=200)
+        assert killed.returncode == -signal.SIGKILL
+        assert StoredCheckpoints(stage.directory, lambda: None, 2).complete()[-1].step == step
     assert done(stage).content("adapter") == whole.content("adapter")
 
 
