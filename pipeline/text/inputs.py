@@ -10,7 +10,7 @@ from pipeline.store.inputs import SourceFile, look_at
 from pipeline.store.stage import Stage
 from pipeline.text.chatml import check_messages, turns_of
 from pipeline.text.examine import Rules, last_prompt_hash
-from pipeline.text.readers import is_readable, is_splittable
+from pipeline.text.files import is_readable, is_splittable
 from pipeline.text.settings import PrepareSettings
 from pipeline.text.write import InputFile
 

@@ -15,7 +15,7 @@ import orjson
 import zstandard
 
 from pipeline.store.inputs import SourceFile
-from pipeline.text.readers import is_splittable
+from pipeline.text.files import is_splittable
 
 RECORD = np.dtype(
     [

@@ -12,7 +12,8 @@ from pipeline.store.commit import StageDirectory
 from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import is_multi_turn
 from pipeline.text.examine import CODES, FastExaminer, Rules, characters, content_key, prompt_hashes
-from pipeline.text.readers import Block, range_blocks, stem, stream_blocks, without_bom
+from pipeline.text.files import stem
+from pipeline.text.readers import Block, range_blocks, stream_blocks, without_bom
 from pipeline.text.records import LENGTH_LIMIT, RECORD, Scanned, ScanUnit, pack_record
 
 UNIT_BYTES = 1 << 26

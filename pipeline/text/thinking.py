@@ -139,7 +139,7 @@ def _canonical_number(text: str) -> str:
     plain = text.replace(",", "").replace(" ", "").replace("−", "-")
     numerator, slash, denominator = plain.partition("/")
     if slash:
-        if not int(denominator):
+        if len(plain) > 1000 or not int(denominator):  # Python refuses to convert numbers of thousands of digits
             return plain
         return str(Fraction(numerator) / int(denominator))
     if "." in plain:

@@ -17,7 +17,8 @@ from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import Turn, described, turns_of
 from pipeline.text.examine import CODES, REASONS, SCHEMA_REASONS, Rules, examine, messages_of
-from pipeline.text.readers import BLOCK_BYTES, LineCursor, plain_name, stem, without_bom
+from pipeline.text.files import BLOCK_BYTES, plain_name, stem
+from pipeline.text.readers import LineCursor, without_bom
 from pipeline.text.records import Table
 from pipeline.text.sampling import Selection
 from pipeline.text.settings import PrepareSettings, SystemPrompt

@@ -97,3 +97,12 @@ def test_same_answer_compares_turns_with_bare_answers() -> None:
 def test_any_text_has_an_answer_or_none(text: str) -> None:
     answer = final_answer(text)
     assert answer is None or isinstance(answer, str)
+
+
+def test_long_numbers_and_long_texts_are_no_trap() -> None:
+    digits = "1" * 10_000
+    assert final_answer(f"답: {digits}/3") == f"{digits}/3"
+    assert final_answer(digits) == digits
+    assert final_answer("답: " * 50_000 + "5") is not None
+    assert steps("1단계" * 50_000) == 0
+    assert split_thinking("<think>" * 50_000).nested
