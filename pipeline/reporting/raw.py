@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pipeline.reporting.rows import split_origin
 from pipeline.store.inputs import SourceFile
 from pipeline.store.runs import RunLock
-from pipeline.text.readers import is_readable, open_stream, plain_name, unpacking
+from pipeline.text.files import is_readable, open_stream, plain_name, unpacking
 
 MOST_BYTES = 1 << 20  # of a raw line that is shown
 
