@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import Trouble, UserError
+from pipeline.errors import UserError
 from pipeline.recipe.known_models import near_model_ids
 from pipeline.store.retry import retried
 from pipeline.store.streams import CheckedStream
 
 RepositoryKind = Literal["model", "dataset"]
+CONNECTION_TRIES = 3  # without a network somebody waits seconds, not the store's whole patience
 PATHS: dict[RepositoryKind, str] = {"model": "", "dataset": "datasets/"}
 
 
@@ -70,26 +71,27 @@ def look_up(repository: str, kind: RepositoryKind, revision: str) -> HubRevision
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=hub_endpoint(), token=hub_token(), library_name="hanforge")
+    unanswered = 0
 
     def ask() -> HubRevision:
+        nonlocal unanswered
         try:
             info: Any = api.repo_info(repository, repo_type=kind, revision=revision)
             tree = api.list_repo_tree(repository, repo_type=kind, revision=info.sha, recursive=True)
             files = sorted((_file(entry) for entry in tree if hasattr(entry, "blob_id")), key=lambda file: file.name)
         except Exception as error:
-            raise explained(error, repository, kind, revision) from error
+            meaning = explained(error, repository, kind, revision)
+            unanswered += isinstance(meaning, ConnectionError)
+            if unanswered == CONNECTION_TRIES:
+                meaning = UserError(
+                    f"no Hub answers at {hub_endpoint()}: {meaning}",
+                    "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE; what is mirrored in the store needs no Hub",
+                )
+            raise meaning from error
         card: Any = getattr(info, "card_data", None)
         return HubRevision(kind, repository, str(info.sha), tuple(files), card.get("license") if card else None)
 
-    try:
-        return retried(f"cannot ask the Hub about {repository}", ask)
-    except Trouble as trouble:
-        if isinstance(trouble.__cause__, ConnectionError):
-            raise UserError(
-                f"no Hub answers at {hub_endpoint()}: {trouble.__cause__}",
-                "Check the network, HF_ENDPOINT and HF_HUB_OFFLINE; what is mirrored in the store needs no Hub",
-            ) from trouble
-        raise
+    return retried(f"cannot ask the Hub about {repository}", ask)
 
 
 def download(repository: str, kind: RepositoryKind, commit: str, file: HubFile, stream: CheckedStream) -> None:

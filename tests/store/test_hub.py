@@ -179,7 +179,6 @@ def test_what_does_not_exist_is_named_with_its_neighbours(hub: HubServer, tmp_pa
 
 def test_no_network_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HANFORGE_STORE_PATIENCE", "0.5")
     with pytest.raises(UserError, match=r"no Hub answers at http://127.0.0.1:9"):
         mirror(Store(str(tmp_path / "store")), MODEL)
 
