@@ -156,10 +156,10 @@ def _reader() -> Callable[[str], Awaitable[str]]:
 
     session: PromptSession[str] = PromptSession()
 
-    async def line(prompt: str) -> str:
+    async def typed_line(prompt: str) -> str:
         return str(await session.prompt_async(prompt))
 
-    return line
+    return typed_line
 
 
 async def _plain_line(prompt: str) -> str:

@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
@@ -260,36 +259,3 @@ async def _feed(
             await waiting.put(item)
     for _ in range(workers):
         await waiting.put(None)
-
-
-async def ticking(items: AsyncGenerator[K, None], seconds: float) -> AsyncIterator[K | None]:
-    """The same items, and None whenever none has come for `seconds`; closes `items` at the end."""
-    waiting: asyncio.Task[K] | None = None
-    async with aclosing(items):
-        try:
-            while True:
-                waiting = waiting or asyncio.create_task(_next(items))
-                if not (await asyncio.wait({waiting}, timeout=seconds))[0]:
-                    yield None
-                    continue
-                try:
-                    item = waiting.result()
-                except _NoMoreError:
-                    return
-                waiting = None
-                yield item
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-
-
-class _NoMoreError(Exception):
-    """StopAsyncIteration cannot leave a task."""
-
-
-async def _next(items: AsyncGenerator[K, None]) -> K:
-    try:
-        return await anext(items)
-    except StopAsyncIteration as error:
-        raise _NoMoreError from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from pipeline.engine.chat import Conversation, ask_automatically, talk
 from pipeline.engine.client import Client
 from pipeline.engine.launch import settings_from
-from pipeline.engine.loadable import chat_template
+from pipeline.engine.loadable import check_loadable
 from pipeline.engine.local import begins_inside, own_engine
 from pipeline.engine.protocol import Endpoint
 from pipeline.engine.settings import ClientSettings
-from pipeline.engine.template import has_switch
 from pipeline.errors import Trouble, UserError
+from pipeline.scoring.template import thinking_switch
 from pipeline.store.named import named_model
 from pipeline.store.probe import open_store
 
@@ -48,7 +48,8 @@ def open_session(
     opened = open_store(store)
     settings, _ = settings_from(opened, None, engine)
     folder = named_model(opened, model).path()
-    if session.thinking and not has_switch(chat_template(folder) or ""):
+    check_loadable(folder, settings)
+    if session.thinking and not thinking_switch(folder).switches:
         print("warning: the chat template has no enable_thinking; --thinking changes nothing", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="hanforge-chat-") as scratch:
         print(f"vLLM을 시작합니다: {folder} (1~3분 걸릴 수 있습니다)", file=sys.stderr)

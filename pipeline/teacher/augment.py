@@ -9,8 +9,9 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.engine.client import Client, ticking
+from pipeline.engine.client import Client
 from pipeline.engine.protocol import Answer, Failure
+from pipeline.engine.ticking import ticking
 from pipeline.errors import UserError
 from pipeline.store.commit import Counts
 from pipeline.store.stage import Stage

@@ -15,19 +15,22 @@ from pipeline.store.shards import Part
 from pipeline.store.stage import Rows
 from pipeline.text.chatml import Turn
 from pipeline.text.examine import Rules, content_key, examine
-from pipeline.text.readers import is_readable, open_stream, plain_name, stem
+from pipeline.text.files import is_readable, open_stream, plain_name, stem, unpacking
 
 PLAIN_RULES = Rules(max_row_bytes=64 << 20, chinese=None)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an upstream stage or one external file: `rows` is None while nobody has counted them."""
+    """A part of an upstream stage or one external file; `rows` is None while nobody has counted them.
+
+    `lines` gives (number from 1, line) pairs; blank lines are numbered and left out.
+    """
 
     name: str
     stem: str
     rows: int | None
-    lines: Callable[[], Iterator[bytes]]
+    lines: Callable[[], Iterator[tuple[int, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,14 @@ def reject_line(row: Row, reason: str, detail: str = "") -> bytes:
 
 def _part(rows: Rows, part: Part) -> Piece:
     alone = Rows(rows.store, rows.name, (part,))
-    return Piece(part.key.rsplit("/", 1)[-1], rows.name, part.rows, alone.lines)
+    return Piece(part.key.rsplit("/", 1)[-1], rows.name, part.rows, lambda: enumerate(alone.lines(), 1))
 
 
 def _file(file: SourceFile) -> Piece:
-    def lines() -> Iterator[bytes]:
-        with open_stream(file) as stream:
-            yield from (line for raw in stream if (line := raw.rstrip(b"\r\n")))
+    def lines() -> Iterator[tuple[int, bytes]]:
+        with unpacking(file), open_stream(file) as stream:
+            for number, raw in enumerate(stream, 1):
+                if line := raw.rstrip(b"\r\n"):
+                    yield number, line
 
     return Piece(plain_name(file.name), stem(file.name), None, lines)

@@ -45,7 +45,7 @@ def make_plan(pieces: list[Piece], settings: AugmentSettings) -> dict[str, Any]:
 def all_rows(pieces: Iterable[Piece]) -> Iterator[Row]:
     """Every row of every piece, in order."""
     for piece in pieces:
-        for number, line in enumerate(piece.lines(), 1):
+        for number, line in piece.lines():
             yield read_row(piece, number, line)
 
 
@@ -64,16 +64,16 @@ def unit_rows(
         if piece.rows is not None and start + piece.rows <= unit["first"]:
             start += piece.rows
             continue
-        number = 0
-        for number, line in enumerate(piece.lines(), 1):
-            index = start + number - 1
+        count = 0
+        for count, (number, line) in enumerate(piece.lines(), 1):
+            index = start + count - 1
             if unit is None or not unit["first"] <= index or not wanted[index >> 3] >> (index & 7) & 1:
                 continue
             rows.append(read_row(piece, number, line))
             if len(rows) == unit["rows"]:
                 yield unit["name"], rows
                 unit, rows = next(queue, None), []
-        start += number
+        start += count
 
 
 def _selected(

@@ -108,7 +108,7 @@ def _check_unit(stage: Stage, name: str, unit: list[Piece], total: int | None) -
         directory.write_rows(name, "rejects", settings.compression) as rejects,
     ):
         for piece in unit:
-            for number, line in enumerate(piece.lines(), 1):
+            for number, line in piece.lines():
                 row = read_row(piece, number, line)
                 reason, detail, finding = judge(row, settings)
                 measured.note(row.source, reason, finding)

@@ -13,11 +13,11 @@ import pytest
 
 from pipeline.engine.client import Client
 from pipeline.engine.loadable import architectures, chat_template, check_loadable, unloadable
+from pipeline.engine.local import begins_inside, fitted
 from pipeline.engine.protocol import Answer, Endpoint, Failure
 from pipeline.engine.server import command, environment, serving
 from pipeline.engine.settings import ClientSettings, EngineSettings
 from pipeline.engine.stream import Delta
-from pipeline.engine.template import opens_thinking
 from pipeline.errors import Trouble, UserError
 from tests.engine.tiny import TEMPLATE, bare_checkpoint, tiny_qwen3
 from tests.servers.process import ROOT
@@ -91,17 +91,26 @@ def test_an_adapter_is_sent_to_merge_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "thinking", "inside"),
+    ("template", "parser", "inside"),
     [
-        (TEMPLATE, True, False),
-        (TEMPLATE, False, False),
-        ("{{ messages[0].content }}{% if enable_thinking %}<think>\n{% endif %}", True, True),
-        ("{{ messages[0].content }}{% if enable_thinking %}<think>\n{% endif %}", False, False),
-        ("{{ raise_exception('no') }}", True, False),
+        (TEMPLATE, None, False),
+        ("{{ messages[0].content }}{% if enable_thinking %}<think>\n{% endif %}", None, True),
+        ("{{ messages[0].content }}{% if enable_thinking %}<think>\n{% endif %}", "qwen3", False),
     ],
 )
-def test_a_template_that_opens_thinking_is_found_by_rendering(template: str, thinking: bool, inside: bool) -> None:
-    assert opens_thinking(template, thinking) is inside
+def test_whether_an_answer_begins_as_reasoning_follows_from_template_and_parser(
+    tmp_path: Path, template: str, parser: str | None, inside: bool
+) -> None:
+    folder = bare_checkpoint(tmp_path)
+    (folder / "chat_template.jinja").write_text(template)
+    assert begins_inside(folder, EngineSettings(reasoning_parser=parser)) is inside
+
+
+def test_a_context_is_set_where_none_is_and_float32_stays_on_a_cpu(tmp_path: Path) -> None:
+    folder = bare_checkpoint(tmp_path, dtype="float32")
+    assert fitted(EngineSettings(), folder) == EngineSettings(max_model_len=1024, dtype="float32")
+    assert fitted(EngineSettings(max_model_len=99, dtype="bfloat16"), folder).max_model_len == 99
+    assert fitted(EngineSettings(), bare_checkpoint(tmp_path, max_position_embeddings=262144)).max_model_len == 8192
 
 
 @pytest.mark.vllm

@@ -15,7 +15,7 @@ SOUND = "<think>\n1단계: 3과 4를 더합니다.\n2단계: 합은 7입니다.\
 def reason(answer: str, teacher: dict[str, Any] | None = None, **checks: Any) -> str:
     turns = [{"role": "user", "content": "3 더하기 4는?"}, {"role": "assistant", "content": answer}]
     line = orjson.dumps({"messages": turns, **({"teacher": teacher} if teacher else {})})
-    piece = Piece("a.jsonl", "a", None, lambda: iter([line]))
+    piece = Piece("a.jsonl", "a", None, lambda: iter([(1, line)]))
     return check_row(read_row(piece, 1, line), CheckSettings(**checks)).reason
 
 

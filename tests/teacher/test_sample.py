@@ -20,7 +20,7 @@ def settings(ratio: float, **changes: Any) -> AugmentSettings:
 def in_pieces(lines: list[bytes], count: int) -> list[Piece]:
     size = -(-len(lines) // count)
     parts = [lines[start : start + size] for start in range(0, len(lines), size)]
-    return [Piece(f"{n}", "x", len(part), lambda part=part: iter(part)) for n, part in enumerate(parts)]  # type: ignore[misc]
+    return [Piece(f"{n}", "x", len(part), lambda part=part: enumerate(part, 1)) for n, part in enumerate(parts)]  # type: ignore[misc]
 
 
 def chosen(pieces: list[Piece], plan: dict[str, Any]) -> list[Any]:

@@ -101,14 +101,14 @@ def test_a_folder_of_plain_files_is_checked_too(tmp_path: Path, store: Store) ->
     folder.mkdir()
     turns = [{"role": "user", "content": "질문"}, {"role": "assistant", "content": SOUND}]
     good = orjson.dumps({"messages": turns})
-    (folder / "orca_cot_augmented.jsonl").write_bytes(b"\n".join([good, b"{broken", b"\xff\xfe", good]) + b"\n")
+    (folder / "orca_cot_augmented.jsonl").write_bytes(b"\n".join([good, b"{broken", b"\xff\xfe", b"", good]) + b"\n")
     (folder / "wiki.jsonl.gz").write_bytes(gzip.compress(good + b"\n"))
     lock = locked(store, {"validate": validate_settings(source=str(folder))})
     stage = Stage(store, lock, "validate")
     run(stage)
     assert [(value["source"], value["origin"]) for value in output(stage)] == [
         ("orca_cot_augmented", "orca_cot_augmented.jsonl:1"),
-        ("orca_cot_augmented", "orca_cot_augmented.jsonl:4"),
+        ("orca_cot_augmented", "orca_cot_augmented.jsonl:5"),
         ("wiki", "wiki.jsonl:1"),
     ]
     assert [(value["reason"], value["origin"]) for value in output(stage, "rejects")] == [
@@ -133,3 +133,12 @@ def test_samples_and_the_table_are_printed(store: Store, capsys: pytest.CaptureF
     assert "그리고 59번째로" not in shown
     validated(store, lines, num_samples=4, show_full=True, rerun=1)
     assert "그리고 59번째로" in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path, store: Store) -> None:
+    packed = gzip.compress(b"".join(row(n, SOUND) + b"\n" for n in range(200)))
+    (tmp_path / "cot.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    lock = locked(store, {"validate": validate_settings(source=str(tmp_path / "cot.jsonl.gz"))})
+    with pytest.raises(UserError, match=r"cot\.jsonl\.gz: cannot be unpacked"):
+        run(Stage(store, lock, "validate"))
+    assert Stage(store, lock, "validate").directory.manifest() is None
