@@ -120,12 +120,15 @@ def compare(layers: int, rank: int, threads: int) -> None:
         print(
             f"{size / 2e9:.2f} B parameters in bf16, r={rank}, largest shard {shard / 2**30:.2f} GiB, {threads} threads"
         )
+        columns = ("seconds", "CPU seconds", "peak GiB", "tensors", "= formula", "= PEFT")
+        print(f"{'':28}" + "".join(f"{column:>12}" for column in columns), flush=True)
         rows = {way: measured(way, folder, threads) for way in ("peft", "ours")}
-        print(f"{'':28}{'seconds':>9}{'peak GiB':>10}{'tensors':>9}{'= formula':>11}{'= PEFT':>8}")
         for way, label in (("peft", "PEFT merge_and_unload + save"), ("ours", "hanforge merge")):
-            total, formula, as_peft = equal_tensors(folder, way)
-            row = rows[way]
-            print(f"{label:28}{row['seconds']:9.1f}{row['peak_bytes'] / 2**30:10.2f}{total:9}{formula:11}{as_peft:8}")
+            row, (total, formula, as_peft) = rows[way], equal_tensors(folder, way)
+            print(
+                f"{label:28}{row['seconds']:12.1f}{row['cpu_seconds']:12.1f}{row['peak_bytes'] / 2**30:12.2f}", end=""
+            )
+            print(f"{total:12}{formula:12}{as_peft:12}", flush=True)
         floor = time.monotonic()
         shutil.copytree(folder / "base", folder / "copy")
         print(f"{'plain copy of the base':28}{time.monotonic() - floor:9.1f}")
@@ -149,11 +152,13 @@ def main() -> None:
     import peft as _peft  # noqa: F401
     import torch  # noqa: F401
 
-    began = time.monotonic()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    began, cpu_before = time.monotonic(), usage.ru_utime + usage.ru_stime
     (ours if options.way == "ours" else peft)(options.folder, options.threads)
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_seconds = usage.ru_utime + usage.ru_stime - cpu_before
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": usage.ru_maxrss * 1024}))
 
 
 if __name__ == "__main__":
