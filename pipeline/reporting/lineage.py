@@ -112,13 +112,15 @@ def _examples(store: Store, lock: RunLock, names: list[str], count: int, seed: i
     out: list[Document] = []
     for name in names:
         for path, reference, _ in references_in(lock.settings(name)):
-            if lock.settings(name).kind == "train" and path[0] == "data" and isinstance(reference, StageReference):
-                for row in output_rows(store, lock, reference.stage, reference.output).sample(count, seed):
-                    out.append({"trained_by": name, "from": reference.stage, "row": row, "raw": None})
-    raw = raw_lines(lock, {str(example["row"].get("origin")) for example in out})
-    for example in out:
-        line = raw.get(str(example["row"].get("origin")))
-        example["raw"] = None if line is None else line.decode("utf-8", "replace")
+            if lock.settings(name).kind != "train" or path[0] != "data" or not isinstance(reference, StageReference):
+                continue
+            rows = output_rows(store, lock, reference.stage, reference.output).sample(count, seed)
+            inputs = {key for above in ancestors(lock, reference.stage) for key in _external(lock, above)}
+            raw = raw_lines(lock, {str(row.get("origin")) for row in rows}, inputs)
+            for row in rows:
+                line = raw.get(str(row.get("origin")))
+                text = None if line is None else line.decode("utf-8", "replace")
+                out.append({"trained_by": name, "from": reference.stage, "row": row, "raw": text})
     return out
 
 

@@ -1,6 +1,6 @@
 """From a row's origin, `file.jsonl:LINE`, back to the raw line in the run's inputs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pipeline.reporting.rows import split_origin
 from pipeline.store.inputs import SourceFile
@@ -10,8 +10,8 @@ from pipeline.text.files import is_readable, open_stream, plain_name, unpacking
 MOST_BYTES = 1 << 20  # of a raw line that is shown
 
 
-def raw_lines(lock: RunLock, origins: Iterable[str]) -> dict[str, bytes]:
-    """The raw line behind each origin; an origin whose file the run's inputs do not have is left out.
+def raw_lines(lock: RunLock, origins: Iterable[str], inputs: Collection[str] | None = None) -> dict[str, bytes]:
+    """The raw line behind each origin; an origin whose file the run's `inputs` (all by default) lack is left out.
 
     Each file is read once, up to its last wanted line. Raises Trouble when a file cannot be read any more.
     """
@@ -22,15 +22,16 @@ def raw_lines(lock: RunLock, origins: Iterable[str]) -> dict[str, bytes]:
             wanted.setdefault(name, {})[line] = origin
     found: dict[str, bytes] = {}
     for name, numbers in wanted.items():
-        file = origin_file(lock, name)
+        file = origin_file(lock, name, inputs)
         if file is not None:
             found.update({numbers[number]: line for number, line in _picked(file, set(numbers))})
     return found
 
 
-def origin_file(lock: RunLock, name: str) -> SourceFile | None:
+def origin_file(lock: RunLock, name: str, inputs: Collection[str] | None = None) -> SourceFile | None:
     """The input file that an origin means; of several inputs with one file name, `input/name` tells which."""
-    files = [(key, file) for key, source in lock.inputs.items() for file in source.files if is_readable(file.name)]
+    sources = {key: source for key, source in lock.inputs.items() if inputs is None or key in inputs}
+    files = [(key, file) for key, source in sources.items() for file in source.files if is_readable(file.name)]
     for _, file in files:
         if plain_name(file.name) == name:
             return file

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+import zstandard
 from rich.console import Console
 
 from pipeline.errors import UserError
+from pipeline.recipe.load import load_recipe
 from pipeline.reporting.lineage import lineage_of
 from pipeline.reporting.lineage_tree import lineage_tree
 from pipeline.reporting.raw import raw_lines
@@ -17,7 +19,7 @@ from pipeline.reporting.rows import output_rows
 from pipeline.store.commit import Counts
 from pipeline.store.named import named_model
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock
+from pipeline.store.runs import RunLock, resolve
 from tests.reporting.chain import build, new_run
 
 
@@ -83,17 +85,18 @@ def test_a_folder_has_its_files_alone(tmp_path: Path) -> None:
     assert "no run of this store made it" in out.getvalue()
 
 
-def test_raw_lines_are_found_in_compressed_files_and_unknown_origins_are_left_out(tmp_path: Path) -> None:
-    store, _ = new_run(tmp_path)
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_raw_lines_are_found_in_any_file_and_unknown_origins_are_left_out(tmp_path: Path, ending: str) -> None:
+    new_run(tmp_path)
     plain = tmp_path / "store/inputs/raw/robot_qa.jsonl"
-    third = plain.read_bytes().splitlines()[2]
-    plain.with_suffix(".jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    content = plain.read_bytes()
     plain.unlink()
-    from pipeline.recipe.load import load_recipe
-    from pipeline.store.runs import resolve
-
-    again = resolve(store, load_recipe(str(tmp_path / "recipe.yaml")))
-    assert raw_lines(again, ["robot_qa.jsonl:3", "gone.jsonl:1", "talk.jsonl:9999"]) == {"robot_qa.jsonl:3": third}
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
+    (plain.parent / f"robot_qa.jsonl{ending}").write_bytes(pack(content))
+    store = Store(str(tmp_path / "store"))
+    lock = resolve(store, load_recipe(str(tmp_path / "recipe.yaml")))
+    found = raw_lines(lock, ["robot_qa.jsonl:3", "gone.jsonl:1", "talk.jsonl:9999"])
+    assert found == {"robot_qa.jsonl:3": content.splitlines()[2]}
 
 
 def test_rows_of_a_stage_that_still_runs_are_those_committed(tmp_path: Path) -> None:
