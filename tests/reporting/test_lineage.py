@@ -42,7 +42,7 @@ def test_a_promoted_model_is_followed_to_its_rows_files_base_and_teacher(done: t
     assert data["rows"] == 25 and sum(sum(files.values()) for files in data["sources"].values()) == 25
     assert data["sources"]["robot_qa"] == {"robot_qa.jsonl": 11}
     assert data["identity"] == f"stage:{lock.stages['validate'].fingerprint}/rows"
-    assert [one["name"] for one in found["inputs"]] == ["input:base", "input:raw", "input:teacher"]
+    assert {one["name"] for one in found["inputs"]} == {"input:base", "input:raw", "input:teacher"}
     assert stages["phase1"]["code"] == [{"version": "0.1.0", "commit": "c0ffee" * 6 + "abcd"}]
     assert stages["phase1"]["settings"]["learning_rate"] == 2e-5 and "execution" in stages["phase1"]
     assert json.loads(json.dumps(found)) == found
