@@ -1,0 +1,200 @@
+"""The crash campaign: SIGKILL at random instants over prepare, augment, train and merge, on file:// and on a real S3
+API of which 5 % of the answers fail, are cut or get lost. The same bytes as an undisturbed run, or it fails.
+
+HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (64).
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipeline.recipe.load import load_recipe
+from pipeline.store.commit import Manifest
+from pipeline.store.objects import Store
+from pipeline.store.runs import RunLock, create_run, find_run, resolve
+from tests.conftest import use_s3
+from tests.crash.nursery import Nursery
+from tests.servers.faulty_proxy import faulty_proxy
+from tests.servers.openai_endpoint import OpenAIServer, openai_server
+from tests.servers.s3 import S3Server
+from tests.training import checkpoints
+
+SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
+KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "64"))
+STAGES = ("prepare", "augment", "phase1", "merge1")
+CONCURRENCY = 16
+FLUSH_ROWS = 8
+RECIPE = """\
+name: campaign
+inputs: {raw: {}}
+stages:
+  prepare: {kind: prepare, source: {input: raw}, target_samples: 600, shard_rows: 50, workers: 2}
+  augment:
+    kind: augment
+    source: {stage: prepare}
+    teacher: {served_model_name: teacher}
+    sample_ratio: 1.0
+    unit_rows: 32
+    flush_rows: FLUSH
+    flush_seconds: 0.5
+    prompt: "{question}"
+    client: {concurrency: IN_FLIGHT, wait_initial_seconds: 0.02, wait_max_seconds: 0.1, attempts: 6}
+  phase1:
+    kind: train
+    base: BASE
+    data: {stage: prepare}
+    max_length: 256
+    max_steps: 12
+    per_device_train_batch_size: 2
+    gradient_accumulation_steps: 1
+    learning_rate: 1e-3
+    save_steps: 2
+    logging_steps: 2
+    gradient_checkpointing: false
+    lora: {r: 4, lora_dropout: 0.1}
+  merge1: {kind: merge, base: BASE, adapter: {stage: phase1}, max_shard_gib: 0.0001}
+"""
+
+
+@dataclass
+class World:
+    """An undisturbed run that everything is compared with, and what starts processes."""
+
+    nursery: Nursery
+    teacher: OpenAIServer
+    calm: Store
+    lock: RunLock
+    seconds: dict[str, float] = field(default_factory=dict)
+    paid_twice: int = 0
+
+    def command(self, store: Store, stage: str) -> list[str]:
+        return ["stage", stage, "--store", store.url, "--run", self.lock.run_id]
+
+    def manifest(self, store: Store, stage: str) -> Manifest | None:
+        return self.lock.directory(store, stage).manifest()
+
+
+def raw_rows(folder: Path) -> None:
+    """Three files of 900 rows in all: sums in Korean, with duplicates, Chinese rows and broken lines among them."""
+    folder.mkdir(parents=True)
+    rng = random.Random(7)
+    for name in ("alpha", "beta", "gamma"):
+        lines = []
+        for number in range(300):
+            kind = rng.random()
+            question = f"{rng.randrange(10_000)} 더하기 {rng.randrange(10_000)}은 얼마입니까?"
+            row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "답입니다."}]}
+            if kind < 0.05:
+                row["messages"][1]["content"] = "你好，这是一个完整的中文句子。"
+            lines.append(b"{broken" if kind > 0.97 else orjson.dumps(row))
+            if 0.05 < kind < 0.08:
+                lines.append(lines[-1])
+        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Every stage done once without a disturbance, and how long each took."""
+    folder = tmp_path_factory.mktemp("campaign")
+    raw_rows(folder / "raw")
+    base = checkpoints.qwen3(folder / "base")
+    recipe = folder / "campaign.yaml"
+    text = RECIPE.replace("BASE", str(base)).replace("FLUSH", str(FLUSH_ROWS)).replace("IN_FLIGHT", str(CONCURRENCY))
+    recipe.write_text(text, "utf-8")
+    calm = Store(f"file://{folder / 'calm'}")
+    lock = create_run(calm, resolve(calm, load_recipe(str(recipe)), {"raw": str(folder / "raw")}))
+    with openai_server() as teacher, Nursery(folder / "log") as nursery:
+        made = World(nursery, teacher, calm, lock)
+        for stage in STAGES:
+            began = time.monotonic()
+            nursery.start(made.command(calm, stage), settings(teacher, folder))
+            assert nursery.ended() == 0, nursery.log()
+            made.seconds[stage] = time.monotonic() - began
+        yield made
+
+
+def settings(teacher: OpenAIServer, folder: Path) -> dict[str, str]:
+    """The environment of every process: one thread, a cache of its own, the scripted teacher."""
+    names = [name for name in os.environ if name.startswith("AWS_")]
+    return {
+        **{name: os.environ[name] for name in names},
+        "HANFORGE_TEACHER_ENDPOINT": teacher.url,
+        "HANFORGE_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def before(world: World, store: Store, stage: str) -> None:
+    """Give a fresh store the lock and every stage that `stage` needs, from the undisturbed run."""
+    store.put(f"runs/{world.lock.run_id}.json", world.calm.read(f"runs/{world.lock.run_id}.json"))
+    needed = set(world.lock.stages[stage].needs)
+    for name in reversed(STAGES):
+        if name in needed:
+            needed |= set(world.lock.stages[name].needs)
+            for entry in world.calm.list(world.lock.directory(world.calm, name).prefix):
+                if "/checkpoints/" not in entry.key and "/lease/" not in entry.key:
+                    store.put(entry.key, world.calm.read(entry.key))
+
+
+def killed_until_done(world: World, store: Store, stage: str, rng: random.Random, folder: Path) -> int:
+    """Start the stage again and again, killing it at random instants, until it is done; gives the kills."""
+    before(world, store, stage)
+    kills = 0
+    while world.manifest(store, stage) is None:
+        # late instants grow likelier with the kills, so that it ends
+        delay = rng.random() * world.seconds[stage] * (1.0 + 0.15 * kills)
+        child = world.nursery.start(world.command(store, stage), settings(world.teacher, folder))
+        timer = threading.Timer(delay, os.kill, (child, signal.SIGKILL))
+        timer.start()
+        code = world.nursery.ended()
+        timer.cancel()
+        assert code in (0, -signal.SIGKILL), world.nursery.log()
+        kills += code == -signal.SIGKILL
+    return kills
+
+
+def assert_same(world: World, store: Store, stage: str) -> None:
+    """The manifest says the same bytes and counts as the undisturbed one, and the parts are what it says."""
+    calm, shaken = world.manifest(world.calm, stage), world.manifest(store, stage)
+    assert calm is not None and shaken is not None
+    assert calm.counts == shaken.counts and shaken.counts.balanced()
+    for output in calm.outputs:
+        assert calm.content(output) == shaken.content(output), (stage, output)
+        for one, other in zip(calm.outputs[output], shaken.outputs[output], strict=True):
+            assert world.calm.read(one.key) == store.read(other.key), (stage, output, one.key, other.key)
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("where", ["file", "s3"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_at_random_instants_gives_the_same_bytes(
+    world: World, s3: S3Server, stage: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(f"{SEED}-{stage}-{where}")
+    goal = -(-KILLS // (2 * len(STAGES)))
+    kills = rounds = 0
+    with faulty_proxy(s3.endpoint, rate=0.05, seed=SEED) as proxy:
+        use_s3(monkeypatch, s3.environment(proxy.address))
+        while kills < goal:
+            url = f"file://{tmp_path / f'round{rounds}'}" if where == "file" else f"s3://{s3.new_bucket()}/store"
+            store = Store(url)
+            answered = world.teacher.stats()["answered"]
+            new = killed_until_done(world, store, stage, rng, tmp_path)
+            assert_same(world, store, stage)
+            assert find_run(store, world.lock.run_id) == world.lock
+            if stage == "augment":
+                again = sum(world.teacher.stats()["answered"].values()) - sum(answered.values())
+                asked = world.lock.directory(world.calm, stage).manifest()
+                assert asked is not None
+                # what was in flight or not yet flushed at a kill is paid twice, nothing else
+                assert again - asked.counts.planned <= new * (2 * CONCURRENCY + FLUSH_ROWS)
+            kills, rounds = kills + new, rounds + 1
+    print(f"{stage} on {where}: {kills} kills in {rounds} rounds, the same bytes")
