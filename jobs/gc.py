@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def gc(
-    runs: Annotated[list[str], typer.Option("--run", help="Delete this run; repeatable.")] = [],  # noqa: B006
+    runs: Annotated[list[str], typer.Option("--run", help="Delete this run; repeatable.")] = [],
     older_than: Annotated[str | None, typer.Option(help="Delete runs created longer ago: 30d, 12h.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
     store: StoreOption = DEFAULT_STORE,

@@ -74,9 +74,9 @@ def schema() -> None:
 def plan(
     recipe: RecipeArgument,
     store: StoreOption = DEFAULT_STORE,
-    sets: SetOption = [],  # noqa: B006
-    overlay: OverlayOption = [],  # noqa: B006
-    inputs: InputOption = [],  # noqa: B006
+    sets: SetOption = [],
+    overlay: OverlayOption = [],
+    inputs: InputOption = [],
     profile: ProfileOption = None,
     profiles: ProfilesOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the arithmetic behind every figure.")] = False,

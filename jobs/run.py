@@ -37,11 +37,11 @@ def run(
     store: StoreOption = DEFAULT_STORE,
     only: Annotated[
         list[str], typer.Option("--only", help="Only this stage; what it needs must be done. Repeatable.")
-    ] = [],  # noqa: B006
+    ] = [],
     start: Annotated[str | None, typer.Option("--from", help="This stage and whatever depends on it.")] = None,
-    sets: SetOption = [],  # noqa: B006
-    overlay: OverlayOption = [],  # noqa: B006
-    inputs: InputOption = [],  # noqa: B006
+    sets: SetOption = [],
+    overlay: OverlayOption = [],
+    inputs: InputOption = [],
     profile: ProfileOption = None,
     profiles: ProfilesOption = None,
     upstream: Annotated[str | None, typer.Option(help="Inherit the inputs' identities from this run.")] = None,
@@ -112,7 +112,7 @@ def stage(
             "--recipe", envvar="HANFORGE_RECIPE", help="The recipe, when this process may be the run's first."
         ),
     ] = None,
-    inputs: InputOption = [],  # noqa: B006
+    inputs: InputOption = [],
     profile: ProfileOption = None,
     profiles: ProfilesOption = None,
     index: Annotated[int, typer.Option("--index", envvar=["HANFORGE_INDEX", "JOB_COMPLETION_INDEX"], min=0)] = 0,

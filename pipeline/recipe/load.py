@@ -1,4 +1,4 @@
-"""Reads recipes: YAML 1.2 with positions, `extends`, overlays and `--set`, and errors with file, line, key and value."""
+"""Reads recipes: YAML 1.2 with positions, `extends`, overlays, `--set`; errors with file, line, key and value."""
 
 import copy
 import io

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import models
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
-from pipeline.store.shards import Part, checked, lines_of
+from pipeline.store.shards import Part, part_lines
 from pipeline.store.status import why_not_done
 
 ROW_TYPES = ("rows", "rejects", "heldout", "predictions")
@@ -41,7 +41,7 @@ class OutputRows:
     def lines(self) -> Iterator[bytes]:
         """Every line, in the manifest's order."""
         for part in self.parts:
-            yield from lines_of(checked(self.store.read(part.key), part), part.key)
+            yield from part_lines(self.store, part)
 
     def sample(self, count: int, seed: int) -> list[Row]:
         """`count` rows chosen by `seed`, in order; all of them when there are fewer. Reads only the parts it needs."""
@@ -51,7 +51,7 @@ class OutputRows:
         for part in self.parts:
             wanted = {place - start for place in chosen if start <= place < start + part.rows}
             if wanted:
-                lines = lines_of(checked(self.store.read(part.key), part), part.key)
+                lines = part_lines(self.store, part)
                 rows.extend(orjson.loads(line) for place, line in enumerate(lines) if place in wanted)
             start += part.rows
         return rows

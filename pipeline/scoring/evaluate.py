@@ -23,7 +23,7 @@ from pipeline.scoring.metrics import Reply, averaged, compared, flat, marks
 from pipeline.scoring.settings import EvaluateSettings
 from pipeline.scoring.template import Switch, thinking_switch
 from pipeline.store.commit import Counts
-from pipeline.store.shards import checked, lines_of
+from pipeline.store.shards import part_lines
 from pipeline.store.stage import Stage
 from pipeline.text.thinking import split_thinking
 
@@ -196,7 +196,7 @@ def _predictions(stage: Stage, units: list[str]) -> Iterator[dict[str, Any]]:
     done = stage.directory.done()
     for unit in units:
         for part in done[unit].outputs["predictions"]:
-            for line in lines_of(checked(stage.store.read(part.key), part), part.key):
+            for line in part_lines(stage.store, part):
                 yield orjson.loads(line)
 
 

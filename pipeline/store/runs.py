@@ -19,7 +19,7 @@ from pipeline.recipe.kinds import AnySettings
 from pipeline.recipe.load import Document, validated
 from pipeline.recipe.profiles import Execution, execution, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
-from pipeline.store.commit import StageDirectory, dumped
+from pipeline.store.commit import StageDirectory
 from pipeline.store.hub import NotMirrored, resolve_model
 from pipeline.store.inputs import MissingInput, Source, look_at, source_from
 from pipeline.store.objects import Store
@@ -219,7 +219,7 @@ def _create(store: Store, candidate: RunLock, run_id: str) -> RunLock:
     lock = RunLock(
         run_id, candidate.recipe, candidate.inputs, candidate.hub_models, candidate.stages, candidate.created
     )
-    store.create(f"runs/{run_id}.json", dumped(lock.plain()))
+    store.create(f"runs/{run_id}.json", orjson.dumps(lock.plain()))  # unsorted: stages keep the recipe's order
     return read_run(store, run_id)
 
 

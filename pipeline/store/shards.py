@@ -9,11 +9,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import zstandard
 
 from pipeline.errors import Trouble
+from pipeline.store.objects import Store
 
 Compression = Literal["zstd", "gzip", "none"]
 SUFFIX: dict[Compression, str] = {"zstd": ".jsonl.zst", "gzip": ".jsonl.gz", "none": ".jsonl"}
@@ -62,15 +63,20 @@ class ShardWriter:
             self._file.close()
 
 
-def lines_of(data: bytes, key: str) -> Iterator[bytes]:
-    """The lines of a stored JSONL object, decompressed by its name's ending, in bounded memory."""
-    stream: Any = io.BytesIO(data)
-    if key.endswith(".zst"):
-        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream))
-    elif key.endswith(".gz"):
-        stream = gzip.GzipFile(fileobj=stream)
-    for line in stream:
+def lines_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a JSONL stream without their newlines, decompressed by the name's ending, in bounded memory."""
+    lines: Any = stream
+    if name.endswith(".zst"):
+        lines = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream))
+    elif name.endswith(".gz"):
+        lines = gzip.GzipFile(fileobj=stream)
+    for line in lines:
         yield line.rstrip(b"\n")
+
+
+def part_lines(store: Store, part: Part) -> Iterator[bytes]:
+    """The rows of a stored part, after its bytes have been compared with the manifest's sha256."""
+    return lines_of(io.BytesIO(checked(store.read(part.key), part)), part.key)
 
 
 def checked(data: bytes, part: Part) -> bytes:

@@ -23,7 +23,7 @@ from pipeline.store.hub import resolve_model
 from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter, Progress
-from pipeline.store.shards import Part, checked, lines_of
+from pipeline.store.shards import Part, lines_of, part_lines
 from pipeline.store.stop import StopFlag
 
 
@@ -59,10 +59,10 @@ class Rows:
     def lines(self) -> Iterator[bytes]:
         """Every JSONL line in order, without its newline; parts are checked against their sha256."""
         for part in self.parts:
-            yield from lines_of(checked(self.store.read(part.key), part), part.key)
+            yield from part_lines(self.store, part)
         for file in self.source.files if self.source else ():
             with file.open() as stream:
-                yield from lines_of(stream.read(), file.name)
+                yield from lines_of(stream, file.name)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(self.lines(), 1):

@@ -84,8 +84,8 @@ def output(stage: Stage, name: str = "rows") -> list[dict[str, Any]]:
     """The committed rows of an output."""
     manifest = stage.directory.manifest()
     assert manifest is not None
-    from pipeline.store.shards import lines_of
+    from pipeline.store.shards import part_lines
 
     return [
-        orjson.loads(line) for part in manifest.outputs[name] for line in lines_of(stage.store.read(part.key), part.key)
+        orjson.loads(line) for part in manifest.outputs[name] for line in part_lines(stage.store, part)
     ]
