@@ -23,12 +23,21 @@ import orjson
 
 from pipeline.engine.loadable import Backend, backend, check_loadable
 from pipeline.engine.settings import EngineSettings
-from pipeline.errors import Stopped, Trouble
+from pipeline.errors import Stopped, Trouble, UserError
 
 LOG = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 15
 STOP_GRACE_SECONDS = 10.0
+# What vLLM says when its settings do not fit the machine, and what to change (vllm/v1/core/kv_cache_utils.py, torch)
+MENDABLE = {
+    "larger than the available KV cache memory": "Lower max_model_len, or raise gpu_memory_utilization (kv_cache_gib)",
+    "No available memory for the cache blocks": "Raise gpu_memory_utilization, or take a card with more memory",
+    "less than desired GPU memory utilization": "Lower gpu_memory_utilization, or free the card of other processes",
+    "out of memory": "Lower max_model_len and max_num_seqs, raise tensor_parallel_size, or take a larger card",
+    "unrecognized arguments": "Correct engine.extra_args",
+    "invalid choice": "Correct the engine's settings",
+}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to ourselves
@@ -92,10 +101,16 @@ class RunningServer:
     log: Path
 
     def check(self) -> None:
-        """Raise Trouble, with the server's last words, when it has died."""
+        """Raise when it has died, with its last words: UserError for what a setting mends, else Trouble."""
         code = self.process.poll()
-        if code is not None:
-            raise Trouble(f"the vLLM server ended with {code}: {last_lines(self.log)}", f"Its log was {self.log}")
+        if code is None:
+            return
+        what = f"the vLLM server ended with {code}: {last_lines(self.log)}"
+        text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+        for words, remedy in MENDABLE.items():
+            if words.lower() in text.lower():
+                raise UserError(what, remedy)
+        raise Trouble(what, f"Its log was {self.log}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.store.stage import Stage
 from pipeline.teacher.answers import AnswerCache, teacher_folder
 from pipeline.teacher.asking import Asking, Question, Unit
 from pipeline.teacher.compose import Rejected, compose
-from pipeline.teacher.endpoint import check_teacher, identity, patience_seconds, teacher_endpoint
+from pipeline.teacher.endpoint import check_teacher, heartbeat, identity, patience_seconds, teacher_endpoint
 from pipeline.teacher.reading import pieces, reject_line
 from pipeline.teacher.sample import make_plan
 from pipeline.teacher.settings import AugmentSettings
@@ -83,7 +83,8 @@ class _Worker:
 
     async def _ask(self, client: Client) -> None:
         async with client:
-            await client.wait_ready(patience_seconds(self.settings), self._stopping)
+            with heartbeat(self.stage):
+                await client.wait_ready(patience_seconds(self.settings), self._stopping)
             outcomes = client.ask(iter(self.asking), self._stopping, DRAIN_SECONDS)
             building = asyncio.create_task(asyncio.sleep(0))
             try:

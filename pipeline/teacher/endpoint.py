@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pipeline.engine.client import Client
 from pipeline.engine.loadable import check_loadable
@@ -16,6 +17,7 @@ from pipeline.teacher.settings import AugmentSettings, TeacherSettings
 
 ENDPOINT_VARIABLE = "HANFORGE_TEACHER_ENDPOINT"
 LOOK_SECONDS = 5.0
+HEARTBEAT_SECONDS = 2.0
 
 
 def identity(stage: Stage) -> str:
@@ -67,13 +69,37 @@ def teacher_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None
         return
     if settings.teacher.model is None:
         raise UserError("no endpoint and no model are set", f"Set teacher.endpoint or {ENDPOINT_VARIABLE}")
-    model = stage.model_path(settings.teacher.model)
-    log = stage.scratch() / "vllm.log"
     name = settings.teacher.name()
-    with serving(
-        model, settings.teacher.engine, served_name=name, log=log, stop_requested=lambda: stage.stop.requested
-    ) as server:
+    with ExitStack() as stack:
+        with heartbeat(stage):
+            model = stage.model_path(settings.teacher.model)
+            starting = serving(
+                model,
+                settings.teacher.engine,
+                served_name=name,
+                log=stage.scratch() / "vllm.log",
+                stop_requested=lambda: stage.stop.requested,
+            )
+            server = stack.enter_context(starting)
         yield Endpoint(server.url, name), server.check
+
+
+@contextmanager
+def heartbeat(stage: Stage) -> Iterator[None]:
+    """Keep the progress object moving while nothing else does, so that no other worker takes this one for dead."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            stage.progress.update()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 async def _look(

@@ -179,6 +179,17 @@ def test_an_early_death_is_reported_with_its_last_words(tmp_path: Path, monkeypa
         raise AssertionError("it never becomes ready")
 
 
+def test_what_a_setting_mends_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = [sys.executable, "-c", "raise MemoryError('torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB')"]
+    monkeypatch.setattr("pipeline.engine.server.command", lambda *_, **__: failing)
+    folder = bare_checkpoint(tmp_path / "model")
+    with (
+        pytest.raises(UserError, match=r"CUDA out of memory.*Lower max_model_len"),
+        serving(folder, EngineSettings(), served_name="x", log=tmp_path / "log"),
+    ):
+        raise AssertionError("it never becomes ready")
+
+
 def test_a_server_that_never_gets_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
     monkeypatch.setattr("pipeline.engine.server.command", lambda *_, **__: sleeping)
