@@ -1,7 +1,7 @@
 """What a training will take, from config.json, settings and row counts alone: steps, tokens, memory, disk.
 
-Torch-free. The constants of the memory model are fitted to runs on one H100 (docs/training.md): four points within
-10 %. The arithmetic comes as lines that a person can check.
+Torch-free. The constants of the memory model are fitted to four runs on one H100, each within 10 % (the tests hold
+them). The arithmetic comes as lines that a person can check.
 """
 
 import math
