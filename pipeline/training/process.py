@@ -26,6 +26,6 @@ def prepare_process(execution: Execution) -> None:
         torch.set_num_threads(execution.threads)
         torch.use_deterministic_algorithms(True)
         # Deterministic mode also fills every fresh tensor; the loss takes one of 32,768 columns a step and reads few.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # A frozen base under activation checkpointing warns once a layer; the adapters do get their gradients.
     warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
