@@ -19,6 +19,7 @@ from pipeline.store.objects import Store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock
 from pipeline.store.status import StageStatus, chain_status
+from pipeline.teacher.settings import AugmentSettings
 
 Verdict = Literal["done", "refused", "failed", "running", "stopped", "incomplete"]
 
@@ -79,6 +80,7 @@ class Report:
     proof: dict[str, Any] | None = None
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     hub_models: dict[str, str] = field(default_factory=dict)
+    teachers: dict[str, str] = field(default_factory=dict)
     resolved_recipe: dict[str, Any] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
@@ -98,6 +100,7 @@ class Report:
             "proof": self.proof,
             "inputs": self.inputs,
             "hub_models": self.hub_models,
+            "teachers": self.teachers,
         }
 
     @property
@@ -134,6 +137,7 @@ def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) ->
         proof=_measured(lock, manifests, "serve"),
         inputs={key: source.plain() for key, source in lock.inputs.items()},
         hub_models=lock.hub_models,
+        teachers=_teachers(lock, manifests),
         resolved_recipe=resolved(lock.recipe),
         problems=_problems(store, lock, statuses),
     )
@@ -179,6 +183,16 @@ def _verdict(statuses: list[StageStatus]) -> Verdict:
 def _measured(lock: RunLock, manifests: dict[str, Manifest | None], kind: str) -> dict[str, Any] | None:
     """What the first finished stage of a kind measured."""
     return next((m.measurements for name, m in manifests.items() if m and lock.stages[name].kind == kind), None)
+
+
+def _teachers(lock: RunLock, manifests: dict[str, Manifest | None]) -> dict[str, str]:
+    """Each teacher that answered: its name and identity."""
+    found: dict[str, str] = {}
+    for name, manifest in manifests.items():
+        settings = lock.settings(name)
+        if isinstance(settings, AugmentSettings) and manifest is not None:
+            found[settings.teacher.name()] = str(manifest.measurements.get("teacher", ""))
+    return found
 
 
 def _problems(store: Store, lock: RunLock, statuses: list[StageStatus]) -> list[tuple[str, str]]:
