@@ -4,6 +4,7 @@ A killed merge goes on at the first file that is not committed; several workers 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,14 @@ def preflight(stage: Stage) -> None:
     """Find at the start what would make the result wrong: another base, a quantised one, weights that fit nowhere."""
     base = base_reference(stage)
     _check_trained_base(stage, base)
-    _planned(stage)
+    _, plan = _planned(stage)
+    needed = max(file.bytes for file in plan.files)
+    free = shutil.disk_usage(stage.scratch()).free
+    if free < needed:
+        raise UserError(
+            f"{stage.scratch()} has {free / 2**30:.1f} GiB free, and the merge's largest file takes {needed / 2**30:.1f}",
+            "Free disk space, point HANFORGE_SCRATCH to a larger disk, or lower max_shard_gib.",
+        )
 
 
 def run(stage: Stage) -> None:
