@@ -46,7 +46,7 @@ def preflight(stage: Stage) -> None:
     free = shutil.disk_usage(stage.scratch()).free
     if free < needed:
         raise UserError(
-            f"{stage.scratch()} has {free / 2**30:.1f} GiB free, and the merge's largest file takes {needed / 2**30:.1f}",
+            f"{stage.scratch()} has {free / 2**30:.1f} GiB free, and its largest file takes {needed / 2**30:.1f}",
             "Free disk space, point HANFORGE_SCRATCH to a larger disk, or lower max_shard_gib.",
         )
 
