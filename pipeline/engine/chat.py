@@ -12,6 +12,7 @@ from typing import TextIO
 
 from pipeline.engine.client import Client
 from pipeline.engine.stream import Delta, ThinkSplitter
+from pipeline.reporting.samples import printable
 from pipeline.text.chinese import judge_chinese
 from pipeline.text.thinking import split_thinking, steps
 
@@ -87,12 +88,12 @@ async def exchange(conversation: Conversation, question: str, out: TextIO) -> Ex
     async for piece in conversation.reply(question):
         if piece.reasoning:
             text = piece.reasoning if reasoning else piece.reasoning.lstrip()
-            out.write(("" if reasoning else _heading("생각", styled, DIM)) + text)
+            out.write(("" if reasoning else _heading("생각", styled, DIM)) + printable(text))
             reasoning += text
         else:
             text = piece.content if answer else piece.content.lstrip()
             if text:
-                out.write(("" if answer else _heading("답변", styled, BOLD, after=bool(reasoning))) + text)
+                out.write(("" if answer else _heading("답변", styled, BOLD, after=bool(reasoning))) + printable(text))
             answer += text
         out.flush()
     out.write(f"{PLAIN if styled else ''}\n")
