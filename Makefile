@@ -5,6 +5,7 @@ RECIPE ?= demo
 RUN ?= latest
 STAGE ?=
 SEED ?= 1
+KILLS ?= 200
 BIN := .venv/bin
 HANFORGE := $(BIN)/hanforge
 STORE_OPTION := --store $(STORE)
@@ -27,14 +28,16 @@ demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate
 test: setup ## The tests: real S3 API, real vLLM, killed processes
 	@$(BIN)/python -m pytest
 
-crash-test: setup ## The crash campaign, longer and seeded [SEED=1]
-	@HANFORGE_CRASH_SEED=$(SEED) $(BIN)/python -m pytest -m crash tests/crash
+crash-test: setup ## The crash campaign, longer and seeded [SEED=1] [KILLS=200]
+	@HANFORGE_CRASH_SEED=$(SEED) HANFORGE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash -s
 
 lint: setup ## ruff and strict mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy && echo "lint: clean"
 
-bench: setup ## Benchmarks on this machine
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+bench: setup ## Benchmarks of this machine: prepare, merge, and the training path on tiny shapes
+	@$(BIN)/python -m benchmarks.prepare
+	@$(BIN)/python -m benchmarks.merge
+	@$(BIN)/python benchmarks/train.py --case all --tiny
 
 run-chain: setup ## Run a recipe here: RECIPE=demo [STORE=...]
 	@$(HANFORGE) run $(RECIPE) $(STORE_OPTION)
