@@ -3,11 +3,13 @@
 import shutil
 from typing import Any
 
+import torch
+
 from pipeline.errors import UserError
 from pipeline.recipe.references import StageReference
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
-from pipeline.training.estimate import checkpoint_bytes
+from pipeline.training.estimate import checkpoint_bytes, estimate
 from pipeline.training.hardware import require_device, require_packages
 from pipeline.training.model import check_quantised_shapes
 from pipeline.training.parameters import parameter_counts
@@ -45,6 +47,7 @@ def check_settings(stage: Stage, architecture: Architecture) -> None:
             f"Set max_length <= {positions}.",
         )
     check_quantised_shapes(architecture.text, settings.quantization, stage.execution.device)
+    _warn_of_memory(stage, architecture)
     # One that is being saved, one that was fetched to go on from.
     needed = 2 * checkpoint_bytes(parameter_counts(architecture.config), settings)
     free = shutil.disk_usage(stage.scratch()).free
@@ -53,6 +56,16 @@ def check_settings(stage: Stage, architecture: Architecture) -> None:
             f"{free / 2**30:.1f} GiB free in {stage.scratch()}, checkpoints need {needed / 2**30:.1f} GiB there",
             "Free space, or set HANFORGE_SCRATCH to a larger disk.",
         )
+
+
+def _warn_of_memory(stage: Stage, architecture: Architecture) -> None:
+    """Say beforehand when the estimate is above the card's memory; the first step shows whether it is."""
+    if stage.execution.device != "cuda":
+        return
+    has = torch.cuda.get_device_properties(0).total_memory / 2**30
+    needs = estimate(architecture.config, stage.settings, rows=1, precision=stage.execution.precision)
+    if needs.total_gib > has:
+        stage.log.warning("this training may not fit %.1f GiB: %s", has, "; ".join(needs.lines))
 
 
 def _is_there(stage: Stage, reference: Any) -> bool:
