@@ -157,10 +157,10 @@ def _reader() -> Callable[[str], Awaitable[str]]:
 
     session: PromptSession[str] = PromptSession()
 
-    async def typed_line(prompt: str) -> str:
+    async def _typed_line(prompt: str) -> str:
         return str(await session.prompt_async(prompt))
 
-    return typed_line
+    return _typed_line
 
 
 async def _plain_line(prompt: str) -> str:
