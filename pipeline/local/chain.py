@@ -16,16 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from pipeline.engine import serve
 from pipeline.errors import GateRefused, Stopped, Trouble, UserError
 from pipeline.recipe import models
+from pipeline.scoring import promote
 from pipeline.store import events
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
+from pipeline.store.stage import Stage, check_gate
 from pipeline.store.status import why_not_done
 from pipeline.store.stop import StopFlag
 
 LOG = logging.getLogger(__name__)
 GRACE_SECONDS = 120.0
+IS_DONE = {"promote": promote.is_done, "serve": serve.is_done}  # done by more than a manifest
 NO_RETRY = (UserError.exit_code, GateRefused.exit_code, Stopped.exit_code)
 
 
@@ -89,9 +93,14 @@ def run_chain(
         while waiting or running:
             stop.raise_if_requested()
             for name in [name for name in waiting if set(lock.stages[name].needs) & inside <= finished]:
-                if len(running) < options.parallel:
+                if is_done(store, lock, name):
+                    waiting.remove(name)
+                    finished.add(name)
+                elif len(running) < options.parallel:
                     waiting.remove(name)
                     running.append(start(store, lock, name, options.verbose))
+            if not running:
+                continue
             stop.wait(0.2)
             show(running)
             for process in [process for process in running if process.child.poll() is not None]:
@@ -105,6 +114,17 @@ def run_chain(
             process.child.send_signal(signal.SIGTERM)
         for process in running:
             _wait(process)
+
+
+def is_done(store: Store, lock: RunLock, name: str) -> bool:
+    """Whether the stage needs no process; a done gate that refuses is GateRefused, as its process would say."""
+    ask = IS_DONE.get(lock.stages[name].kind)
+    if ask is not None:
+        return ask(Stage(store, lock, name))
+    manifest = lock.directory(store, name).manifest()
+    if manifest is not None:
+        check_gate(lock, name, manifest)
+    return manifest is not None
 
 
 def start(store: Store, lock: RunLock, name: str, verbose: bool) -> Process:

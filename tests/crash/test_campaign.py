@@ -88,7 +88,7 @@ def raw_rows(folder: Path) -> None:
     rng = random.Random(7)
     for name in ("alpha", "beta", "gamma"):
         lines = []
-        for number in range(300):
+        for _ in range(300):
             kind = rng.random()
             question = f"{rng.randrange(10_000)} 더하기 {rng.randrange(10_000)}은 얼마입니까?"
             row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "답입니다."}]}
