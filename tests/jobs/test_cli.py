@@ -13,7 +13,9 @@ from pipeline.errors import UserError
 from tests.conftest import use_s3
 from tests.servers.s3 import S3Server
 
-COMMANDS = "run stage recipes render schema plan status logs why report lineage chat promote engine export fetch gc doctor"
+COMMANDS = (
+    "run stage recipes render schema plan status logs why report lineage chat promote engine export fetch gc doctor"
+)
 
 
 def refused(*words: str) -> str:
