@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipeline.store.commit import Counts, Manifest
 
+ROW_KINDS = ("prepare", "augment", "validate", "train", "evaluate")  # other kinds count tensors or nothing
 SegmentState = Literal["kept", "heldout", "unused", "rejected", "failed"]
 
 
@@ -48,12 +49,12 @@ class StageFlow:
 
 
 def stage_flow(name: str, kind: str, manifest: Manifest) -> StageFlow | None:
-    """The flow of a finished stage; None for a stage that plans no rows."""
+    """The flow of a finished stage; None for a kind that handles no rows."""
     measured = manifest.measurements
     if kind == "prepare" and "sources" in measured:
         sources = tuple(_prepared(source, numbers) for source, numbers in measured["sources"].items())
         return StageFlow(kind, _sum(name, sources), sources)
-    if not manifest.counts.planned:
+    if kind not in ROW_KINDS or not manifest.counts.planned:
         return None
     flow = _counted(name, manifest.counts)
     if kind == "validate" and "sources" in measured:

@@ -8,7 +8,7 @@ from pipeline.recipe import models
 from pipeline.recipe.fields import resolved
 from pipeline.recipe.references import StageReference, references_in
 from pipeline.reporting.curves import Curves, curves
-from pipeline.reporting.funnel import StageFlow, stage_flow
+from pipeline.reporting.funnel import ROW_KINDS, StageFlow, stage_flow
 from pipeline.reporting.lineage import code_versions
 from pipeline.reporting.pairs import Pair, Prediction, pairs, wrong_predictions
 from pipeline.reporting.scores import Evaluation, evaluation
@@ -46,7 +46,7 @@ class StageFacts:
             "kind": status.kind,
             "state": status.state,
             "message": status.message,
-            "rows": status.counts.plain() if status.counts and status.counts.planned else None,
+            "rows": status.counts.plain() if status.counts and status.kind in ROW_KINDS else None,
             "seconds": status.seconds or None,
             "peak_bytes": status.peak_bytes or None,
             "gpu_peak_bytes": status.gpu_peak_bytes or None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.recipe import models
 from pipeline.recipe.references import StageReference, is_hub_id, references_in
+from pipeline.reporting.funnel import ROW_KINDS
 from pipeline.reporting.raw import raw_lines
 from pipeline.reporting.rows import count_rows, output_rows
 from pipeline.reporting.settings_shown import settings_shown
@@ -76,7 +77,7 @@ def _stage(store: Store, lock: RunLock, name: str) -> Document:
         "done": manifest is not None,
         "settings": settings_shown(settings),
         "reads": [_read(store, lock, name, path, reference) for path, reference, _ in references_in(settings)],
-        "rows": manifest.counts.plain() if manifest and manifest.counts.planned else None,
+        "rows": manifest.counts.plain() if manifest and settings.kind in ROW_KINDS else None,
         "outputs": {output: manifest.content(output) for output in manifest.outputs} if manifest else {},
         "code": code_versions(read_metrics(directory)),
     }

@@ -232,7 +232,8 @@ def _write_metrics(metrics: MetricsWriter, rate: float, start: float, seed: int)
 
 def _merge(store: Store, lock: RunLock, name: str) -> None:
     directory = lock.directory(store, name)
-    directory.commit_unit("model", {"model": _folder(directory, "model", "config.json")}, Counts())
+    tensors = Counts(25, 25)
+    directory.commit_unit("model", {"model": _folder(directory, "model", "config.json")}, tensors)
     directory.commit_manifest(["model"])
 
 

@@ -93,7 +93,7 @@ def test_the_json_twin_has_states_rows_seconds_memory_and_scores(done: tuple[Sto
     assert phase1["curves"]["loss"][-1][0] == 200 and len(phase1["curves"]["eval_loss"]) == 4
     assert phase1["scores"] is None and twin["stages"]["score2"]["scores"]["data.on.exact"] == pytest.approx(11 / 12)
     assert twin["stages"]["prepare"]["code"] == [{"version": "0.1.0", "commit": "c0ffee" * 6 + "abcd"}]
-    assert twin["promotion"]["n"] == 1
+    assert twin["promotion"]["n"] == 1 and twin["stages"]["merge1"]["rows"] is None
 
 
 def test_every_flow_adds_up_and_names_its_reasons(done: tuple[Store, RunLock, Report, str]) -> None:
