@@ -21,6 +21,7 @@ SEED = 7
 COUNTS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")  # Korean counting words, before 개
 MOST = 9
 LARGEST_MOVE = 5
+ORDER = {1: ("",), 2: ("먼저 ", "다음에 "), 3: ("먼저 ", "다음에 ", "끝으로 ")}  # said before each of several moves
 
 Row = dict[str, Any]
 
@@ -116,10 +117,10 @@ def draw_moves(random_: random.Random, start: int, number: int) -> tuple[int, ..
 
 
 def told(scene: Scene, moves: tuple[int, ...]) -> str:
-    """The moves as one sentence. Example: (2, -1) -> "두 개를 더 싣고 한 개를 내렸습니다."."""
+    """The moves as one sentence. Example: (2, -1) -> "먼저 두 개를 더 싣고 다음에 한 개를 내렸습니다."."""
     last = len(moves) - 1
     return " ".join(
-        f"{COUNTS[abs(move)]} 개를 {(scene.add if move > 0 else scene.take)[place == last]}"
+        f"{ORDER[len(moves)][place]}{COUNTS[abs(move)]} 개를 {(scene.add if move > 0 else scene.take)[place == last]}"
         for place, move in enumerate(moves)
     )
 
