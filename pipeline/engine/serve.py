@@ -17,7 +17,7 @@ from pipeline.engine.server import serving
 from pipeline.engine.settings import ServeSettings
 from pipeline.errors import Trouble, UserError
 from pipeline.store.commit import Counts, dumped
-from pipeline.store.named import named_model, newest_promotion
+from pipeline.store.named import named_model, newest_promotion, run_output
 from pipeline.store.stage import Stage
 from pipeline.text.thinking import split_thinking
 
@@ -51,7 +51,8 @@ def run(stage: Stage) -> None:
 
 def _proved(stage: Stage, promotion: dict[str, Any]) -> dict[str, Any]:
     settings: ServeSettings = stage.settings
-    model = named_model(stage.store, f"promoted@{stage.recipe_name}").path()
+    label = f"promotion {promotion['n']}"  # by its own run and stage: the highest may be another one by now
+    model = run_output(stage.store, f"{promotion['run']}:{promotion['stage']}", label).path()
     engine = fitted(settings.engine, model)
     began = time.monotonic()
     log = stage.scratch() / "vllm.log"
