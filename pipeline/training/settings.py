@@ -93,7 +93,7 @@ class TrainSettings(StageSettings):
         default="auto", description="auto: bf16 where the card has it in hardware, else fp16; fp32 on a CPU."
     )
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
-        default="auto", description="auto: flash_attention_2 where it is installed and the card can, else sdpa."
+        default="auto", description="auto: the profile's. flash_attention_2 gives way to sdpa where it is not usable."
     )
     gradient_checkpointing: bool = Field(default=True, description="Recompute activations: less memory, more time.")
     compile_layers: bool = Field(
