@@ -52,12 +52,17 @@ def run(
     """Run a recipe's stages on this machine; what is done stays done, and a second run goes on."""
     configure_logging(verbose)
     from jobs.live import LiveTable
+    from pipeline.errors import UserError
     from pipeline.local.chain import Options, run_chain
     from pipeline.recipe.load import load_recipe
     from pipeline.store.probe import open_store
     from pipeline.store.runs import create_run
     from pipeline.store.stop import StopFlag
 
+    if only and start:
+        raise UserError("--only and --from both narrow the run", "Give one of them")
+    if repin and (upstream is not None or not (only or start)):
+        raise UserError("--repin has no effect without --only or --from, or beside --upstream", "Leave it out")
     loaded = load_recipe(recipe, overlay, sets)
     opened = open_store(store)
     narrowed = bool(only or start) and not repin
@@ -125,7 +130,7 @@ def stage(
     from pipeline.local.chain import die_with_parent
     from pipeline.recipe.load import load_recipe
     from pipeline.store.probe import open_store
-    from pipeline.store.runs import create_run, find_run
+    from pipeline.store.runs import check_contract, create_run, find_run
     from pipeline.store.stage import Stage
     from pipeline.store.stop import StopFlag
 
@@ -136,9 +141,14 @@ def stage(
         raise UserError(f"--index {index} with --of {of}: an index counts from 0 and stays below the number of workers")
     opened = open_store(store)
     if recipe is not None:
-        lock = create_run(opened, pinned(opened, load_recipe(recipe), inputs, profile, profiles), run)
+        # Who finds the lock obeys it: its inputs as they were pinned, whatever lies there now.
+        standing = run if run is not None and opened.exists(f"runs/{run}.json") else None
+        given = inputs if standing is None else []
+        lock = create_run(opened, pinned(opened, load_recipe(recipe), given, profile, profiles, standing), run)
     elif run is not None:
         lock = find_run(opened, run)
     else:
         raise UserError("neither --run nor --recipe is given", "Name the run, or the recipe that starts one")
+    lock.settings(name)
+    check_contract(lock, name)
     raise typer.Exit(run_stage(Stage(opened, lock, name, index, of, stop)))

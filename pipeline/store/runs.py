@@ -113,7 +113,9 @@ def resolve(
     `profile` replaces every stage's own. Raises UserError for a missing input, model or profile; a caller that only
     looks gives `absent`, and finds there what each missing one says.
     """
-    inputs: dict[str, Source] = dict(keep.inputs) if keep else {}
+    replaced = {f"input:{name}" for name in overrides or {}}
+    kept = keep.inputs if keep else {}
+    inputs: dict[str, Source] = {key: source for key, source in kept.items() if key not in replaced}
     hub_models: dict[str, str] = dict(keep.hub_models) if keep else {}
     for name in overrides or {}:
         if name not in recipe.inputs:
@@ -190,6 +192,20 @@ def identity(lock: RunLock, reference: Any) -> str:
     return _identity_of(lock.recipe, lock.inputs, lock.hub_models, lock.stages)(reference)
 
 
+def check_contract(lock: RunLock, stage: str) -> None:
+    """UserError when this version of hanforge computes the stage otherwise than the one that made the lock."""
+    standing = lock.stages[stage]
+    here = fingerprint(
+        lock.settings(stage), _identity_of(lock.recipe, lock.inputs, lock.hub_models, lock.stages), standing.execution
+    )
+    if here != standing.fingerprint:
+        raise UserError(
+            f"stage {stage!r} of run {lock.run_id} was locked by another contract version of its kind "
+            f"({standing.fingerprint}, here {here})",
+            "Start a new run: hanforge run RECIPE",
+        )
+
+
 def create_run(store: Store, candidate: RunLock, run_id: str | None = None) -> RunLock:
     """The run that means exactly `candidate`: an existing one, or a new one under the next salt.
 
@@ -228,7 +244,8 @@ def _same(one: RunLock, other: RunLock) -> bool:
 
 
 def _meaning(lock: RunLock) -> dict[str, Any]:
-    digests = {name: source.digest for name, source in lock.inputs.items()}
+    # The place counts too: data that moved keeps every fingerprint, but its run's processes read where it lies now.
+    digests = {name: (source.digest, source.url) for name, source in lock.inputs.items()}
     return {"recipe": models.rendered(lock.recipe), "inputs": digests, "hub": lock.hub_models, "stages": lock.stages}
 
 
