@@ -70,7 +70,7 @@ def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
         print(line, file=sys.stderr, flush=True)
     target = Path(os.environ.get("HANFORGE_TERMINATION_LOG", TERMINATION_LOG))
     if os.access(target, os.W_OK):
-        target.write_text(line[:4000], "utf-8")
+        target.write_bytes(" ".join(line.split()).encode()[:4000])  # Kubernetes keeps 4096 bytes
 
 
 def peak_bytes() -> int:

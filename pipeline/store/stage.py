@@ -103,7 +103,7 @@ class Stage:
         if manifest is None:
             raise UserError(
                 f"stage {self.name!r} needs {reference.stage!r}, which is not done in run {self.run_id}",
-                f"Run it first: hanforge run --run {self.run_id} --only {reference.stage}",
+                f"Run it first: hanforge stage {reference.stage} --run {self.run_id}",
             )
         check_gate(self.lock, reference.stage, manifest)
         return manifest, models.output_name(self.lock.settings(reference.stage), reference)
