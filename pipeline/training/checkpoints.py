@@ -74,6 +74,7 @@ class StoredCheckpoints:
 
     def _prune(self) -> None:
         """Delete complete checkpoints beyond the limit, and remains of writers that were killed while saving."""
+        self._check()  # what looks like remains may be a successor's upload
         kept = {one.name for one in self.complete()[-self._keep :]}
         for name, files in self._folders().items():
             if name not in kept:
