@@ -30,7 +30,7 @@ def gc(
     opened = open_store(store)
     plan = plan_gc(opened, runs, seconds_of(older_than) if older_than else None)
     _show(plan)
-    if not plan.folders:
+    if not plan.folders and not plan.runs:
         typer.echo("nothing to delete")
     elif yes or (sys.stdin.isatty() and typer.confirm("Delete this?")):
         typer.echo(f"freed {carry_out(opened, plan) / 2**20:,.1f} MiB")
@@ -50,5 +50,7 @@ def _show(plan: "GcPlan") -> None:
     if plan.folders:
         table.add_row("in all", str(sum(len(f.entries) for f in plan.folders)), f"{plan.bytes / 2**20:,.1f}")
         Console().print(table)
+    for run in plan.runs:
+        typer.echo(f"delete run {run}")
     for run, reason in plan.kept.items():
         typer.echo(f"kept {run}: {reason}")
