@@ -6,6 +6,7 @@ what stands there. Readers open only what a manifest names. planned = ok + rejec
 """
 
 import hashlib
+import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ class StageDirectory:
     @contextmanager
     def write_rows(self, unit: str, output: str = "rows", compression: Compression = "zstd") -> Iterator[RowsWriter]:
         """Write one JSONL part of `unit`; it is uploaded when the block ends without an error."""
-        with tempfile.TemporaryDirectory(prefix="hanforge-") as folder:
+        with tempfile.TemporaryDirectory(prefix="hanforge-", dir=os.environ.get("HANFORGE_SCRATCH")) as folder:
             shard = ShardWriter(Path(folder) / "part", compression)
             writer = RowsWriter(shard)
             try:
