@@ -30,12 +30,16 @@ def chat(
     system_prompt: Annotated[str | None, typer.Option(help="A system turn.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.9,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer with its reasoning, in tokens.")] = 512,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer with its reasoning, in tokens: 512, or 2048 where it may think."),
+    ] = None,
     api_key_env: Annotated[str | None, typer.Option(help="The variable that holds the endpoint's key.")] = None,
     settings: Annotated[str | None, typer.Option(help="Engine settings as JSON.", metavar="JSON")] = None,
 ) -> None:
     """Ask a model the automatic questions, or talk to it; its reasoning is set apart from its answers."""
     from pipeline.engine.session import Session, open_session
 
-    session = Session(thinking, interactive, system_prompt, temperature, top_p, max_tokens)
+    longest = max_tokens or (2048 if thinking or interactive else 512)  # 512 may end before the answer begins
+    session = Session(thinking, interactive, system_prompt, temperature, top_p, longest)
     open_session(store, model, endpoint, api_key_env, settings, session)
