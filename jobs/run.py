@@ -51,10 +51,12 @@ def run(
 ) -> None:
     """Run a recipe's stages on this machine; what is done stays done, and a second run goes on."""
     configure_logging(verbose)
+    from jobs.early import check_early
     from jobs.live import LiveTable
     from pipeline.errors import UserError
     from pipeline.local.chain import Options, run_chain
     from pipeline.recipe.load import load_recipe
+    from pipeline.store import events
     from pipeline.store.probe import open_store
     from pipeline.store.runs import create_run
     from pipeline.store.stop import StopFlag
@@ -67,10 +69,12 @@ def run(
     opened = open_store(store)
     narrowed = bool(only or start) and not repin
     candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, fetch=True)
+    options = Options(tuple(only), start, parallel, verbose=verbose)
+    check_early(opened, candidate, options)
     lock = create_run(opened, candidate)
+    events.say(opened, lock.run_id, "", "asked for", message=f"hanforge run {recipe}")
     stop = StopFlag()
     stop.listen()
-    options = Options(tuple(only), start, parallel, verbose=verbose)
     with LiveTable(opened, lock, options) as table:
         run_chain(opened, lock, options, stop, table.show)
 

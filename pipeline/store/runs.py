@@ -51,9 +51,8 @@ class RunLock:
     def settings(self, stage: str) -> AnySettings:
         """The stage's settings; UserError when the run has no such stage."""
         if stage not in self.recipe.stages:
-            raise UserError(
-                f"run {self.run_id} has no stage {stage!r}; {models.nearest(stage, list(self.recipe.stages))}"
-            )
+            whose = f"run {self.run_id}" if self.run_id else f"recipe {self.recipe.name}"
+            raise UserError(f"{whose} has no stage {stage!r}; {models.nearest(stage, list(self.recipe.stages))}")
         return self.recipe.stages[stage]
 
     def directory(self, store: Store, stage: str) -> StageDirectory:
@@ -284,10 +283,17 @@ def _read(store: Store, run_id: str) -> RunLock | None:
 
 
 def run_ids(store: Store) -> list[str]:
-    """Every run's id, oldest first by the time it was created."""
+    """Every run's id, the one that was last worked on or created last: an old recipe run again is the latest again."""
     names = [name.removesuffix(".json") for name in store.folders("runs") if name.endswith(".json")]
-    created = {name: orjson.loads(store.read(f"runs/{name}.json"))["created"] for name in names}
-    return sorted(names, key=lambda name: (created[name], name))
+    return sorted(names, key=lambda name: (_last_used(store, name), name))
+
+
+def _last_used(store: Store, run_id: str) -> float:
+    """When the run's newest event happened, by its name; when it was created while it has none."""
+    happened = [entry.key.rsplit("/", 1)[-1] for entry in store.list(f"runs/{run_id}/events")]
+    if happened:
+        return float(max(happened).split("-")[0])
+    return float(orjson.loads(store.read(f"runs/{run_id}.json"))["created"])
 
 
 def find_run(store: Store, run: str) -> RunLock:

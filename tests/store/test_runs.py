@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.recipe.load import load_recipe
+from pipeline.store.events import say
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, create_run, find_run, resolve
 
@@ -107,3 +108,12 @@ def test_latest_of_two_recipes_is_ambiguous(world: tuple[Store, str], tmp_path: 
     with pytest.raises(UserError, match="'latest' is ambiguous"):
         find_run(store, "latest")
     assert find_run(store, "latest@other").recipe.name == "other"
+
+
+def test_the_latest_run_is_the_one_last_worked_on(world: tuple[Store, str]) -> None:
+    store, recipe = world
+    first = locked(store, recipe)
+    second = locked(store, recipe, "phase1.seed=9")
+    assert find_run(store, "latest") == second
+    say(store, first.run_id, "", "asked for")
+    assert find_run(store, "latest") == first
