@@ -42,9 +42,19 @@ def test_imports_go_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["jobs.cli", "jobs.prepare", "jobs.augment", "jobs.validate", "jobs.promote", "pipeline.recipe.kinds", "pipeline.store.stage"],
+    [
+        "jobs.cli",
+        "jobs.prepare",
+        "jobs.augment",
+        "jobs.validate",
+        "jobs.promote",
+        "pipeline.recipe.kinds",
+        "pipeline.store.stage",
+    ],
 )
 def test_light_modules_load_no_torch(module: str) -> None:
-    code = f"import sys, {module}; heavy = {{'torch', 'transformers', 'vllm'}} & set(sys.modules); assert not heavy, heavy"
+    code = (
+        f"import sys, {module}; heavy = {{'torch', 'transformers', 'vllm'}} & set(sys.modules); assert not heavy, heavy"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
