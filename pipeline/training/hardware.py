@@ -30,17 +30,21 @@ def device_name() -> str:
 
 
 def require_device(device: Device, world_size: int) -> None:
-    """UserError when this process does not have what the run's lock says: the result would be another."""
+    """UserError when this process does not have what the run's lock says, or the lock says several cards.
+
+    A second rank would wait for ever for the lease that the first one holds.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if max(world_size, processes) > 1:
+        raise UserError(
+            f"training on several cards is not supported yet: the run's lock says {world_size}, "
+            f"WORLD_SIZE says {processes}",
+            "Use a profile with one card (--profile h100), and start one process without WORLD_SIZE.",
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "the run's lock says that this stage trains on a GPU, and torch sees none here",
             "Run it on a machine with that card, or start a run with another profile (--profile cpu).",
-        )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if device == "cuda" and processes != world_size:
-        raise UserError(
-            f"the run's lock says {world_size} devices, and {processes} training processes were started",
-            f"Start {world_size} processes with RANK, LOCAL_RANK and WORLD_SIZE set, or use a profile with one card.",
         )
 
 

@@ -43,6 +43,14 @@ def test_a_lock_for_a_gpu_is_refused_on_a_cpu() -> None:
         require_device("cuda", 1)
 
 
+def test_several_cards_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="several cards is not supported yet.*Use a profile with one card"):
+        require_device("cuda", 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="WORLD_SIZE says 4"):
+        require_device("cpu", 1)
+
+
 def test_a_missing_reporting_package_is_named() -> None:
     with pytest.raises(UserError, match="no_such_tracker"):
         require_packages(["no_such_tracker"])
