@@ -1,10 +1,11 @@
 """Checkpoints of a training in the store: `checkpoints/<step>-<unique>/`, complete once `done.json` stands in it.
 
 A checkpoint is uploaded first, then the lease is checked, then the marker is created. Older ones go only after a newer
-one is complete. A reader takes the newest complete one and checks every file against its sha256.
+one is complete. A reader takes the newest complete one whose files all have their sha256.
 """
 
 import logging
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import Trouble
 from pipeline.store.commit import StageDirectory, dumped
 from pipeline.store.shards import file_sha256
 
@@ -29,6 +29,10 @@ class Checkpoint:
     name: str
 
 
+class DamagedCheckpointError(Exception):
+    """A checkpoint that has its marker and is not what the marker says."""
+
+
 class StoredCheckpoints:
     """The checkpoints of one stage. `check` raises when this process may not write any more."""
 
@@ -36,10 +40,11 @@ class StoredCheckpoints:
         self._directory = directory
         self._check = check
         self._keep = keep
+        self._damaged: set[str] = set()
 
     def complete(self) -> list[Checkpoint]:
-        """Every complete checkpoint, oldest step first."""
-        found = [name for name, files in self._folders().items() if MARKER in files]
+        """Every complete checkpoint that is not known to be damaged, oldest step first."""
+        found = [name for name, files in self._folders().items() if MARKER in files and name not in self._damaged]
         return [Checkpoint(int(name.split("-")[0]), name) for name in sorted(found)]
 
     def save(self, step: int, folder: Path) -> Checkpoint:
@@ -57,14 +62,33 @@ class StoredCheckpoints:
         self._prune()
         return Checkpoint(step, name)
 
+    def newest(self, folder: Path) -> tuple[Checkpoint, Path] | None:
+        """The newest sound checkpoint with its local copy, `folder/checkpoint-<step>`; damaged ones are passed over.
+
+        None when no sound one is left: the training begins anew. Raises Trouble when the store itself fails.
+        """
+        for checkpoint in reversed(self.complete()):
+            try:
+                return checkpoint, self.fetch(checkpoint, folder / f"checkpoint-{checkpoint.step}")
+            except DamagedCheckpointError as error:
+                LOG.warning("checkpoint of step %d is passed over: %s", checkpoint.step, error)
+                self._damaged.add(checkpoint.name)
+                shutil.rmtree(folder, ignore_errors=True)
+        return None
+
     def fetch(self, checkpoint: Checkpoint, folder: Path) -> Path:
-        """Copy a complete checkpoint to a local folder; Trouble when a file is not what the marker says."""
-        record = orjson.loads(self._directory.store.read(self._key(checkpoint.name, MARKER)))
-        for relative, expected in record["files"].items():
-            local = folder / relative
-            self._directory.store.download(self._key(checkpoint.name, relative), local)
-            if file_sha256(local) != expected["sha256"]:
-                raise Trouble(f"{self._key(checkpoint.name, relative)} is not what its marker says")
+        """Copy a complete checkpoint to a local folder; DamagedCheckpointError when it is not what its marker says."""
+        try:
+            record = orjson.loads(self._directory.store.read(self._key(checkpoint.name, MARKER)))
+            for relative, expected in record["files"].items():
+                local = folder / relative
+                self._directory.store.download(self._key(checkpoint.name, relative), local)
+                if file_sha256(local) != expected["sha256"]:
+                    raise DamagedCheckpointError(f"{self._key(checkpoint.name, relative)} is not what its marker says")
+        except FileNotFoundError as error:
+            raise DamagedCheckpointError(f"{checkpoint.name} lacks a file: {error}") from error
+        except orjson.JSONDecodeError as error:
+            raise DamagedCheckpointError(f"{self._key(checkpoint.name, MARKER)} is not JSON: {error}") from error
         return folder
 
     def delete_all(self) -> None:
@@ -73,7 +97,7 @@ class StoredCheckpoints:
             self._delete(name, files)
 
     def _prune(self) -> None:
-        """Delete complete checkpoints beyond the limit, and remains of writers that were killed while saving."""
+        """Delete complete checkpoints beyond the limit, damaged ones, and remains of writers killed while saving."""
         self._check()  # what looks like remains may be a successor's upload
         kept = {one.name for one in self.complete()[-self._keep :]}
         for name, files in self._folders().items():

@@ -200,13 +200,10 @@ def _trainer(stage: Stage, base: Base, data: Prepared, cadence: Cadence) -> Prep
 
 def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoints) -> None:
     """Run the optimizer steps that are left; Stopped when asked to stop, after a checkpoint."""
-    complete = checkpoints.complete()
-    resume = None
-    if complete:
-        newest = complete[-1]
-        stage.log.info("going on from the checkpoint of step %d", newest.step)
-        resume = str(checkpoints.fetch(newest, stage.scratch() / "resume" / f"checkpoint-{newest.step}"))
-    trainer.train(resume_from_checkpoint=resume)
+    newest = checkpoints.newest(stage.scratch() / "resume")
+    if newest is not None:
+        stage.log.info("going on from the checkpoint of step %d", newest[0].step)
+    trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
     if trainer.state.global_step < trainer.state.max_steps:
         stage.stop.raise_if_requested()
 
