@@ -68,7 +68,7 @@ def run(
     loaded = load_recipe(recipe, overlay, sets)
     opened = open_store(store)
     narrowed = bool(only or start) and not repin
-    candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, fetch=True)
+    candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, only or list(loaded.stages))
     options = Options(tuple(only), start, parallel, verbose=verbose)
     check_early(opened, candidate, options)
     lock = create_run(opened, candidate)
@@ -87,12 +87,16 @@ def pinned(
     profiles_file: str | None = None,
     upstream: str | None = None,
     narrowed: bool = False,
-    fetch: bool = False,
+    fetch_for: list[str] | None = None,
 ) -> "RunLock":
-    """The lock that this recipe means now. A narrowed run inherits identities from the recipe's newest run."""
+    """The lock that this recipe means now. A narrowed run inherits identities from the recipe's newest run.
+
+    Models that the stages `fetch_for` read are mirrored first; of other stages' models only the commit is asked for.
+    """
     from pipeline.errors import UserError
-    from pipeline.recipe.references import is_hub_id
-    from pipeline.store.runs import external_references, find_run, resolve, run_ids
+    from pipeline.recipe.references import is_hub_id, references_in
+    from pipeline.store.hub import ensure_model, pinned_revision
+    from pipeline.store.runs import find_run, resolve, run_ids
 
     keep = None
     if upstream is not None:
@@ -102,13 +106,15 @@ def pinned(
             keep = find_run(store, f"latest@{recipe.name}")
         except UserError:
             keep = None
-    if fetch:
-        from pipeline.store.hub import ensure_model
-
-        for reference in external_references(recipe).values():
-            if is_hub_id(reference):
-                ensure_model(store, reference)
-    return resolve(store, recipe, assignments(inputs, "--input"), keep, profile, profiles_file)
+    pins: dict[str, str] = {}
+    for name, settings in recipe.stages.items() if fetch_for is not None else ():
+        for _, reference, _ in references_in(settings):
+            if is_hub_id(reference) and (keep is None or reference not in keep.hub_models):
+                wanted = name in (fetch_for or ())
+                pins[reference] = (
+                    ensure_model(store, reference).revision if wanted else pinned_revision(store, reference)
+                )
+    return resolve(store, recipe, assignments(inputs, "--input"), keep, profile, profiles_file, pins=pins)
 
 
 def stage(

@@ -75,6 +75,15 @@ def ensure_model(store: Store, reference: str, report: Report | None = None) -> 
         return mirror(store, reference, report=report)
 
 
+def pinned_revision(store: Store, reference: str) -> str:
+    """The commit that a Hub id means: the mirrored one, else what the Hub says now, without bringing the files."""
+    try:
+        return resolve_model(store, reference).revision
+    except NotMirrored:
+        repository, _, revision = reference.partition("@")
+        return look_up(repository, "model", revision or "main").commit
+
+
 class NotMirrored(UserError):
     """The store has no mirror of it yet; the remedy is the command that fetches it."""
 

@@ -105,17 +105,19 @@ def resolve(
     profile: str | None = None,
     profiles_file: str | None = None,
     absent: dict[str, str] | None = None,
+    pins: dict[str, str] | None = None,
 ) -> RunLock:
     """A lock for this recipe as the world is now, not yet created in the store.
 
     `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
-    `profile` replaces every stage's own. Raises UserError for a missing input, model or profile; a caller that only
-    looks gives `absent`, and finds there what each missing one says.
+    `profile` replaces every stage's own; `pins` gives commits of Hub ids that need not be mirrored yet. Raises UserError
+    for a missing input, model or profile; a caller that only looks gives `absent`, and finds there what each missing
+    one says.
     """
     replaced = {f"input:{name}" for name in overrides or {}}
     kept = keep.inputs if keep else {}
     inputs: dict[str, Source] = {key: source for key, source in kept.items() if key not in replaced}
-    hub_models: dict[str, str] = dict(keep.hub_models) if keep else {}
+    hub_models: dict[str, str] = {**(pins or {}), **(keep.hub_models if keep else {})}
     for name in overrides or {}:
         if name not in recipe.inputs:
             raise UserError(
