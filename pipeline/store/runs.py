@@ -110,7 +110,7 @@ def resolve(
     """A lock for this recipe as the world is now, not yet created in the store.
 
     `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
-    `profile` replaces every stage's own; `pins` gives commits of Hub ids that need not be mirrored yet. Raises UserError
+    `profile` replaces every stage's own; `pins` gives commits of Hub ids not mirrored yet. Raises UserError
     for a missing input, model or profile; a caller that only looks gives `absent`, and finds there what each missing
     one says.
     """
