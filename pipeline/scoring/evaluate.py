@@ -23,6 +23,7 @@ from pipeline.scoring.metrics import Reply, averaged, compared, flat, marks
 from pipeline.scoring.settings import EvaluateSettings
 from pipeline.scoring.template import Switch, thinking_switch
 from pipeline.store.commit import Counts
+from pipeline.store.division import share, wait_for_others
 from pipeline.store.shards import part_lines
 from pipeline.store.stage import Stage
 from pipeline.text.thinking import split_thinking
@@ -56,21 +57,23 @@ def run(stage: Stage) -> None:
     names = [*units, SCORES]
     stage.directory.plan(lambda: {"units": names, "asked": {name: len(items) for name, items in collections.items()}})
     total, finished = sum(len(items) for items, _ in units.values()), stage.directory.done_names()
-    open_units = [name for name in units if name not in finished]
-    done = total - sum(len(units[name][0]) for name in open_units)
-    first = len(open_units) * stage.index // stage.of
+    open_units = [name for name in share(stage, names) if name in units and name not in finished]
+    done = sum(len(units[name][0]) for name in units if name in finished)
     if open_units:
         with ExitStack() as stack:
             answers = _backend(stage, stack)
-            for name in open_units[first:] + open_units[:first]:
+            for name in open_units:
                 stage.stop.raise_if_requested()
                 stage.progress.update(done=done, total=total)
                 items, thinking = units[name]
                 if name not in stage.directory.done_names():
                     _answer_unit(stage, name, items, thinking, answers)
                 done += len(items)
+    wait_for_others(stage, lambda: set(units) - stage.directory.done_names())
     stage.progress.update(done=total, total=total)
-    _commit_scores(stage, list(units))
+    if SCORES in share(stage, names):
+        _commit_scores(stage, list(units))
+    wait_for_others(stage, lambda: set(names) - stage.directory.done_names())
     stage.directory.commit_manifest(names, _scores(stage, list(units)))
 
 

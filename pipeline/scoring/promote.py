@@ -4,6 +4,7 @@ A model is judged against its limits and against the highest n; who loses the ra
 the winner. A rollback is a new n that names an earlier model. Nothing is ever overwritten.
 """
 
+import logging
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.store.status import require_done
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
 
     Raises GateRefused, saying which limit is missed and by how much.
     """
+    if not store.exclusive:
+        LOG.warning("this store ignores create-only writes: of two promotions at once, one would be lost")
     while True:
         numbers = promotion_numbers(store, recipe)
         standing = _read(store, recipe, numbers[-1]) if numbers else None

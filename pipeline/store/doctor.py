@@ -166,7 +166,7 @@ def _token() -> Finding:
 def _exclusive(store: Store) -> Finding:
     if store.exclusive:
         return Finding("create-only writes", "ok", "the second create of a key is refused")
-    remedy = "Works with one writer per unit; several workers on one unit need a store that honours If-None-Match"
+    remedy = "Works with one writer per unit: one process per stage and index, or a store that honours If-None-Match"
     return Finding("create-only writes", "note", "ignored by this store", remedy)
 
 

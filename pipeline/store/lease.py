@@ -39,6 +39,8 @@ class Lease:
         self.adopted = False
 
     def __enter__(self) -> "Lease":
+        if not self._directory.store.exclusive:
+            LOG.warning("this store ignores create-only writes: the lease keeps nobody out, start one process only")
         while not self.adopted:
             standing = self._standing()
             if standing is not None and not self._is_over(standing):

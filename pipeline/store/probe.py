@@ -32,7 +32,9 @@ def open_store(url: str) -> Store:
     else:
         store.exclusive = False
         LOG.warning(
-            "store %s ignores create-only writes: units are divided statically and each has one writer", store.url
+            "store %s ignores create-only writes: units are divided by --index and --of, so that each has one writer; "
+            "never start two processes with one index",
+            store.url,
         )
     store.delete(key)
     return store

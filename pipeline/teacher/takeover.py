@@ -7,9 +7,8 @@ by this process's own monotonic clock, since every request taken twice is paid t
 import hashlib
 import time
 
+from pipeline.store.division import LOOK_SECONDS, owner
 from pipeline.store.stage import Stage
-
-LOOK_SECONDS = 2.0
 
 
 class Takeover:
@@ -45,7 +44,7 @@ class Takeover:
             self._stage.progress.update()
 
     def _owner(self, unit: str) -> int:
-        return self._units.index(unit) % self._stage.of
+        return owner(self._units.index(unit), self._stage.of)
 
     def _stands_still(self, index: int) -> bool:
         """Without create-only writes no unit is ever taken: its writer must be one."""

@@ -12,6 +12,7 @@ import orjson
 
 from pipeline.errors import UserError
 from pipeline.store.commit import Counts
+from pipeline.store.division import share, wait_for_others
 from pipeline.store.stage import Stage
 from pipeline.teacher.checks import Finding, check_row
 from pipeline.teacher.reading import Piece, Row, pieces, read_row, reject_line
@@ -77,12 +78,12 @@ def run(stage: Stage) -> None:
     source = pieces(stage.rows(settings.source))
     plan = stage.directory.plan(lambda: {"units": _grouped(source)})
     names = [unit["name"] for unit in plan["units"]]
-    first = stage.index * len(names) // stage.of
     rows = sum(piece.rows or 0 for piece in source) or None
-    for unit in plan["units"][first:] + plan["units"][:first]:
+    for unit in share(stage, plan["units"]):
         stage.stop.raise_if_requested()
         if unit["name"] not in stage.directory.done_names():
             _check_unit(stage, unit["name"], source[unit["first"] : unit["first"] + unit["pieces"]], rows)
+    wait_for_others(stage, lambda: set(names) - stage.directory.done_names())
     done = stage.directory.done()
     measured = Measured()
     for name in names:

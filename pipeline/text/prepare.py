@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from pipeline.errors import Trouble
+from pipeline.store.division import share, wait_for_others
 from pipeline.store.inputs import SourceFile
 from pipeline.store.stage import Stage
 from pipeline.text.examine import Rules
@@ -76,13 +77,19 @@ def _scanned(stage: Stage, files: list[SourceFile], rules: Rules) -> Table:
     """Pass 1, or what of it the journal lacks."""
     directory, store = stage.directory, stage.store
     units = scan_units(files, UNIT_BYTES)
-    journaled = {entry.key for entry in store.list(directory.key("journal"))}
-    left = _rotated([unit for unit in units if journal_key(directory, unit) not in journaled], stage)
+
+    def missing() -> set[str]:
+        journaled = {entry.key for entry in store.list(directory.key("journal"))}
+        return {journal_key(directory, unit) for unit in units} - journaled
+
+    lacking = missing()
+    left = [unit for unit in share(stage, units) if journal_key(directory, unit) in lacking]
     lines = 0
     scanning = Scanning(directory, tuple(files), rules)
     for count in in_processes(scan_unit, scanning, left, _workers(stage, files), stage.stop):
         lines += count
         stage.progress.update(done=lines, phase="scan")
+    wait_for_others(stage, missing)
     scanned = [unpacked(store.read(journal_key(directory, unit))) for unit in units]
     return joined(units, scanned)
 
@@ -92,18 +99,13 @@ def _write(stage: Stage, writing: Writing, units: list[WriteUnit], counts: dict[
     done = stage.directory.done_names()
     total = sum(unit.stop - unit.start for unit in units)
     written = sum(unit.stop - unit.start for unit in units if unit.name in done)
-    left = _rotated([unit for unit in units if unit.name not in done], stage)
+    left = [unit for unit in share(stage, units) if unit.name not in done]
     stage.progress.update(done=written, total=total, counts=counts, phase="write")
     workers = _workers(stage, [entry.file for entry in writing.files])
     for count in in_processes(write_unit, writing, left, workers, stage.stop):
         written += count
         stage.progress.update(done=written, total=total, counts=counts, phase="write")
-
-
-def _rotated(units: list[Any], stage: Stage) -> list[Any]:
-    """This worker's order: all units, beginning at its share, so that several workers meet late."""
-    start = len(units) * stage.index // max(1, stage.of)
-    return units[start:] + units[:start]
+    wait_for_others(stage, lambda: {unit.name for unit in units} - stage.directory.done_names())
 
 
 def _workers(stage: Stage, files: Sequence[SourceFile]) -> int:
