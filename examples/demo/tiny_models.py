@@ -53,9 +53,10 @@ def build_tokenizer(inputs: Path) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024, special_tokens=[*SPECIAL, *TAGS], initial_alphabet=alphabet, show_progress=False
+        vocab_size=1024, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts(inputs), trainer)
+    tokenizer.add_tokens(list(TAGS))  # one token each, yet part of the text, as in Qwen3
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
