@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import UserError
+from pipeline.store.stage import Rows
+from pipeline.teacher.reading import Row, pieces, read_row
 from pipeline.training.masks import IGNORED, NOTHING_TO_TRAIN, ChatEncoder, Encoded
 from pipeline.training.packing import pack_best_fit
 
 LOG = logging.getLogger(__name__)
 OVER_LONG = "over_long"
+SCHEMA_BROKEN = "schema"
 CHUNK_ROWS = 512
 SCHEMA = pa.schema(
     [
@@ -68,33 +71,56 @@ class Tally:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is not trained on, and why."""
+    """A row that is not trained on, and why; `unread` is the line of an external file that holds no conversation."""
 
     row: dict[str, Any]
     reason: str
     detail: str
+    unread: Row | None = None
+
+
+def readable(rows: Rows) -> Iterator[dict[str, Any] | Rejected]:
+    """Every row in order. What a stage committed is sound; lines of external files are judged as prepare judges them.
+
+    Example: the external line {"text": "안녕"} -> Rejected({}, "schema", "messages_missing")
+    """
+    if rows.source is None:
+        yield from rows
+        return
+    for piece in pieces(rows):
+        for number, line in piece.lines():
+            row = read_row(piece, number, line)
+            rule = ": ".join(filter(None, (row.reason, row.detail)))
+            yield Rejected({}, SCHEMA_BROKEN, rule, row) if rule else row.value
 
 
 def tokenised(
-    rows: Iterable[dict[str, Any]],
+    rows: Iterable[dict[str, Any] | Rejected],
     encoder: ChatEncoder,
     tally: Tally,
     *,
     max_length: int,
     over_length: OverLength,
 ) -> Iterator[Encoded | Rejected]:
-    """Encode rows in order, each as Encoded of at most `max_length` tokens or Rejected; `tally` counts them.
+    """Encode rows in order, each as Encoded of at most `max_length` tokens or Rejected; `tally` counts them all.
 
     UserError at once when system prompts leave no room, or for an over-long row under the policy `error`.
     """
     stream = iter(rows)
     first = True
     while chunk := list(itertools.islice(stream, CHUNK_ROWS)):
+        sound = [row for row in chunk if not isinstance(row, Rejected)]
         if first:
-            check_room_for_system_prompt(chunk, encoder, max_length)
+            check_room_for_system_prompt(sound, encoder, max_length)
             first = False
-        for row, encoded in zip(chunk, encoder.encode([row["messages"] for row in chunk]), strict=True):
+        encodings = iter(encoder.encode([row["messages"] for row in sound]))
+        for row in chunk:
             tally.planned += 1
+            if isinstance(row, Rejected):
+                tally.reject(row.reason)
+                yield row
+                continue
+            encoded = next(encodings)
             result = _fitted(row, encoded, max_length, over_length)
             if isinstance(result, Rejected):
                 tally.reject(result.reason)

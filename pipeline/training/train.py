@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import torch
@@ -21,10 +21,20 @@ from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store.commit import Counts
 from pipeline.store.lease import Lease
 from pipeline.store.stage import Stage
+from pipeline.teacher import reading
 from pipeline.training.architecture import Architecture, read_architecture
 from pipeline.training.card import BaseIdentity, finish_adapter
 from pipeline.training.checkpoints import StoredCheckpoints
-from pipeline.training.data import OverLength, Rejected, Tally, open_dataset, tokenised, write_dataset, write_packed
+from pipeline.training.data import (
+    OverLength,
+    Rejected,
+    Tally,
+    open_dataset,
+    readable,
+    tokenised,
+    write_dataset,
+    write_packed,
+)
 from pipeline.training.events import TrainingEvents
 from pipeline.training.hardware import capability_here, choose_attention, choose_precision, require_device
 from pipeline.training.masks import ChatEncoder, Encoded
@@ -36,6 +46,7 @@ from pipeline.training.templates import choose_template
 from pipeline.training.trainer import Cadence, PreparedRowsTrainer, build_trainer, out_of_memory, sft_arguments
 
 __all__ = ["preflight", "run"]
+T = TypeVar("T")
 UNIT = "train"
 DEFAULT_EVAL_ROWS = 256
 
@@ -127,7 +138,7 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
     settings: TrainSettings = stage.settings
     folder, tally = stage.scratch(), Tally()
     rejects = folder / "rejects.jsonl"
-    rows = (row for reference in settings.data_references for row in stage.rows(reference))
+    rows = (row for reference in settings.data_references for row in readable(stage.rows(reference)))
     with rejects.open("wb") as out:
         kept = _kept(_until_stopped(stage, rows), encoder, tally, settings, out)
         dataset = open_dataset(write_dataset(folder / "rows.arrow", kept))
@@ -141,7 +152,7 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
     eval_dataset, eval_rows = None, 0
     if settings.eval_data is not None:
         held_out = Tally()
-        picked = itertools.islice(stage.rows(settings.eval_data), settings.eval_rows or DEFAULT_EVAL_ROWS)
+        picked = itertools.islice(readable(stage.rows(settings.eval_data)), settings.eval_rows or DEFAULT_EVAL_ROWS)
         kept = _kept(picked, encoder, held_out, settings, None)
         eval_dataset = open_dataset(write_dataset(folder / "eval.arrow", kept))
         eval_rows = held_out.ok
@@ -154,7 +165,7 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
     return Prepared(dataset, eval_dataset, tally, eval_rows, rejects)
 
 
-def _until_stopped(stage: Stage, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _until_stopped(stage: Stage, rows: Iterator[T]) -> Iterator[T]:
     for row in rows:
         stage.stop.raise_if_requested()
         yield row
@@ -172,6 +183,8 @@ def _kept(rows: Any, encoder: ChatEncoder, tally: Tally, settings: TrainSettings
 
 def reject_line(rejected: Rejected) -> bytes:
     """A rejects row: reason, detail, where the row came from, and the row itself as `line`."""
+    if rejected.unread is not None:
+        return reading.reject_line(rejected.unread, rejected.reason, rejected.detail)
     row = rejected.row
     record = {
         "reason": rejected.reason,

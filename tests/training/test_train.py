@@ -17,6 +17,7 @@ from pipeline.merging.checkpoint import open_checkpoint
 from pipeline.merging.identity import weights_digest
 from pipeline.store.commit import Manifest
 from pipeline.store.progress import read_metrics
+from pipeline.store.runs import create_run, resolve
 from pipeline.store.shards import part_lines
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
@@ -140,6 +141,31 @@ def test_killed_and_resumed_gives_the_same_bytes(make_stage: MakeStage, qwen3_ba
         assert killed.returncode == -signal.SIGKILL
         assert StoredCheckpoints(stage.directory, lambda: None, 2).complete()[-1].step == step
     assert done(stage).content("adapter") == whole.content("adapter")
+
+
+def test_external_lines_without_a_conversation_are_rejected_with_their_place(
+    make_stage: MakeStage, qwen3_base: Path
+) -> None:
+    stage = make_stage(qwen3_base, max_steps=1, eval_data={"input": "heldout"})
+    for name in ("rows", "heldout"):
+        file_path = Path(stage.store.path(f"inputs/{name}/data.jsonl"))
+        bad = [b'{"text": "no messages"}', b'{"messages": [', b'{"messages": "one"}', b"\xff", b"[1]"]
+        file_path.write_bytes(b"\n".join([*bad, file_path.read_bytes()]))
+    lock = resolve(stage.store, stage.lock.recipe)
+    again = Stage(stage.store, create_run(stage.store, lock), "phase1")
+    manifest = done(again)
+    assert (manifest.counts.planned, manifest.counts.ok, manifest.counts.rejected) == (29, 24, {"schema": 5})
+    assert manifest.measurements["eval_rows"] == 4
+    (part,) = manifest.outputs["rejects"]
+    found = [json.loads(line) for line in part_lines(stage.store, part)]
+    assert [(row["origin"], row["detail"].split(":")[0]) for row in found] == [
+        ("data.jsonl:1", "messages_missing"),
+        ("data.jsonl:2", "broken_json"),
+        ("data.jsonl:3", "messages_type"),
+        ("data.jsonl:4", "not_utf8"),
+        ("data.jsonl:5", "row_type"),
+    ]
+    assert found[0]["line"] == '{"text": "no messages"}' and found[3]["encoding"] == "base64"
 
 
 def test_what_cannot_be_trained_is_rejected_and_counted(make_stage: MakeStage, qwen3_base: Path) -> None:
