@@ -7,11 +7,13 @@ import resource
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from pipeline.errors import HanforgeError, Stopped, Trouble
 from pipeline.store import events
+from pipeline.store.retry import is_full
 from pipeline.store.stage import Stage, check_gate
 from pipeline.version import code_version
 
@@ -29,12 +31,11 @@ def run_stage(stage: Stage) -> int:
             _work(stage, importlib.import_module(f"jobs.{stage.settings.kind}"))
             code, message = 0, "done"
         except HanforgeError as error:
-            code, message = error.exit_code, str(error)
+            code, message = error.exit_code, stage.in_words(str(error))
         except MemoryError as error:
             code, message = 2, f"out of memory: {error}. Give the stage more memory or smaller batches"
-        except Exception as error:
-            LOG.exception("stage %s failed", stage.name)
-            code, message = Trouble.exit_code, f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - said in full there
+            code, message = _unforeseen(stage, error)
         _last_words(stage, code, message, time.monotonic() - began)
     return code
 
@@ -51,6 +52,15 @@ def _work(stage: Stage, module: ModuleType) -> None:
     manifest = stage.directory.manifest()
     if manifest is not None:
         check_gate(stage.lock, stage.name, manifest)
+
+
+def _unforeseen(stage: Stage, error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error that nobody explained; a full disk is the user's to mend."""
+    if is_full(error):
+        place = getattr(error, "filename", None) or stage.scratch()
+        return 2, f"no space left on the disk of {place}. Free space, or point HANFORGE_SCRATCH to a larger disk"
+    LOG.exception("stage %s failed", stage.name)
+    return Trouble.exit_code, f"{type(error).__name__}: {stage.in_words(str(error))}"
 
 
 def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
@@ -94,6 +104,7 @@ class _KeptLog:
         self._stage = stage
         self._path = stage.scratch() / "stage.log"
         self._handler = logging.FileHandler(self._path)
+        self._handler.handleError = lambda record: None  # type: ignore[method-assign]  # no traceback for a full disk
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._copy_often, name="log", daemon=True)
 
@@ -106,7 +117,8 @@ class _KeptLog:
         self._ended.set()
         self._thread.join()
         logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
+        with suppress(OSError):  # a full disk loses the log's end, not the last words
+            self._handler.close()
         self._copy()
 
     def _copy_often(self) -> None:
@@ -118,5 +130,5 @@ class _KeptLog:
             self._stage.store.put(
                 self._stage.directory.key("logs", f"{self._stage.worker}.log"), self._path.read_bytes()
             )
-        except Trouble as error:
+        except HanforgeError as error:
             LOG.warning("the log is not copied to the store: %s", error)

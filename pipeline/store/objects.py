@@ -195,10 +195,14 @@ class Store:
         folder = Path(self.root) / ".incomplete"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / uuid.uuid4().hex
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            with temporary.open("wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError:  # a full disk is not left fuller
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
 

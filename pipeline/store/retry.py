@@ -3,13 +3,14 @@
 Everything that talks to a store or an endpoint goes through `retried`; what counts as passing is decided here.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import stamina
 
-from pipeline.errors import HanforgeError, Trouble
+from pipeline.errors import HanforgeError, Trouble, UserError
 
 T = TypeVar("T")
 
@@ -35,11 +36,16 @@ def patience_seconds() -> float:
 
 def is_passing(error: Exception) -> bool:
     """Whether trying again can help: networks, throttling and lost answers, not a missing or an existing object."""
-    if isinstance(error, (*FINAL, HanforgeError)):
+    if isinstance(error, (*FINAL, HanforgeError)) or is_full(error):
         return False
     if isinstance(error, (OSError, TimeoutError)):
         return True
     return type(error).__module__.split(".")[0] in PASSING_MODULES
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk has no space left: waiting does not mend that."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def retried(what: str, call: Callable[[], T]) -> T:
@@ -51,6 +57,8 @@ def retried(what: str, call: Callable[[], T]) -> T:
             with attempt:
                 return call()
     except Exception as error:
+        if is_full(error):
+            raise UserError(f"{what}: no space left on the disk", "Free space there, or use a larger disk") from error
         if not is_passing(error):
             raise
         raise Trouble(f"{what}: {type(error).__name__}: {error}", "It outlasted its retries; run again") from error

@@ -95,6 +95,7 @@ class Stage:
         self.progress = Progress(self.directory, self.worker, name)
         self.metrics = MetricsWriter(self.directory, self.worker)
         self.log = logging.getLogger(f"hanforge.{name}")
+        self.shown: dict[str, str] = {}  # local folder of a checkpoint -> where the user knows it
 
     def upstream(self, reference: StageReference) -> tuple[Manifest, str]:
         """The manifest and output behind a reference; UserError when it is not done, GateRefused when it refuses."""
@@ -127,11 +128,32 @@ class Stage:
     def model_path(self, reference: Any) -> Path:
         """A local folder with the checkpoint or adapter behind a reference, checked against its checksums."""
         if isinstance(reference, StageReference):
-            return staged(self.store, self.parts(reference))
-        if is_hub_id(reference):
+            folder = staged(self.store, self.parts(reference))
+        elif is_hub_id(reference):
             revision = self.lock.hub_models[reference]
-            return staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
-        return staged_source(self.source(reference))
+            folder = staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
+        else:
+            folder = staged_source(self.source(reference))
+        self.shown[str(folder)] = self.place(reference)
+        return folder
+
+    def is_there(self, reference: Any) -> bool:
+        """Whether what a reference names exists now: everything from outside does, a stage's output once it is done."""
+        if not isinstance(reference, StageReference):
+            return True
+        return self.lock.directory(self.store, reference.stage).manifest() is not None
+
+    def place(self, reference: Any) -> str:
+        """Where the user knows a reference: a stage, a Hub id or a URL. Example: {stage: merge1} -> stage 'merge1'"""
+        if isinstance(reference, StageReference):
+            return f"stage {reference.stage!r}"
+        return str(reference) if is_hub_id(reference) else self.source(reference).url
+
+    def in_words(self, text: str) -> str:
+        """A message with the local folders of checkpoints named as the user knows them."""
+        for folder, place in self.shown.items():
+            text = text.replace(folder, place)
+        return text
 
     def identity(self, reference: Any) -> str:
         """The fingerprint or digest behind a reference: what a model or a row set is, wherever it lies."""
