@@ -122,5 +122,6 @@ class LiveTable:
             if status.state not in ("waiting", "ready") and self._said.get(status.name) != status.state:
                 self._said[status.name] = status.state
                 seconds = f" in {duration(status.seconds)}" if status.seconds and status.state == "done" else ""
-                detail = f": {describe(status)}" if describe(status) else ""
+                said = "" if status.message else describe(status)  # a message is the error that the run ends with
+                detail = f": {said}" if said else ""
                 print(f"{status.name}: {status.state}{seconds}{detail}", file=sys.stderr, flush=True)

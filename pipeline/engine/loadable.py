@@ -86,6 +86,16 @@ def unloadable(model: Path, settings: EngineSettings, *, where: Backend | None =
     )
 
 
+def incomplete(model: Path) -> tuple[str, str] | None:
+    """What a checkpoint folder lacks to be talked to, and the remedy; None when weights, tokenizer and template lie
+    there."""
+    if not (model / "config.json").is_file():
+        if (model / "adapter_config.json").is_file():
+            return "it is an adapter, not a model", "Name the model that it was trained on, or merge it first"
+        return "it has no config.json", "Point at a checkpoint folder in the format of transformers"
+    return _weights(model) or _text_side(model)
+
+
 def _weights(model: Path) -> tuple[str, str] | None:
     index = _json(model / "model.safetensors.index.json")
     if index is not None:

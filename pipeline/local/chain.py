@@ -88,7 +88,7 @@ def run_chain(
     finished: set[str] = set()
     tries: dict[str, int] = {}
     running: list[Process] = []
-    _check_upstream(store, lock, inside)
+    check_upstream(store, lock, inside)
     try:
         while waiting or running:
             stop.raise_if_requested()
@@ -168,16 +168,17 @@ def _message(process: Process) -> str:
     """The process's last words: its last line that begins with its own name."""
     lines = process.tail(60).splitlines()
     own = [number for number, line in enumerate(lines) if line.startswith(f"{process.stage}: ")]
-    return "\n".join(lines[own[-1] :]) if own else (lines[-1] if lines else "it said nothing")
+    return "\n".join(lines[own[-1] :]) if own else (lines[-1].removeprefix("error: ") if lines else "it said nothing")
 
 
-def _check_upstream(store: Store, lock: RunLock, inside: set[str]) -> None:
+def check_upstream(store: Store, lock: RunLock, inside: set[str]) -> None:
+    """UserError when a stage to run needs one that is neither done nor to be run."""
     for name in inside:
         for other in set(lock.stages[name].needs) - inside:
             if lock.directory(store, other).manifest() is None:
                 raise UserError(
                     f"stage {name!r} needs {other!r}, which is not done: {why_not_done(store, lock, other)}",
-                    f"Run it first: hanforge run {lock.recipe.name} --only {other}",
+                    f"Run it first: the same command with --only {other}, or without --only and --from",
                 )
 
 

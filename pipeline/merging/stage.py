@@ -52,6 +52,22 @@ def preflight(stage: Stage) -> None:
         )
 
 
+def early(stage: Stage) -> None:
+    """Before a chain starts: all of preflight when base and adapter are there, else whether `base` is the trained one.
+
+    Both are looked at whole, not as outlines: weights are compared.
+    """
+    whole = Stage(stage.store, stage.lock, stage.name)
+    base, adapter = base_reference(whole), whole.settings.adapter
+    whole.shown = stage.shown
+    if whole.is_there(base) and whole.is_there(adapter):
+        preflight(whole)
+    elif isinstance(adapter, StageReference):
+        trained = getattr(whole.lock.settings(adapter.stage), "base", None)
+        if trained is not None and whole.is_there(base) and whole.is_there(trained):
+            _check_trained_base(whole, base)
+
+
 def run(stage: Stage) -> None:
     """Merge and commit file by file; gives a folder output `model` that from_pretrained and vLLM load."""
     folders, plan = _planned(stage)

@@ -36,12 +36,20 @@ def preflight(stage: Stage) -> None:
     """Find at the start what cannot work: nothing to ask, no thinking switch, an engine or judge that is not there."""
     settings: EvaluateSettings = stage.settings
     _collections(stage)
-    _switch(stage)
     if settings.baseline is not None:
         scores_of(stage, settings.baseline)
+    early(stage)
+
+
+def early(stage: Stage) -> None:
+    """The part of preflight that needs no other stage's rows: the judge, and the model where it is there."""
+    settings: EvaluateSettings = stage.settings
     if settings.judge is not None:
         endpoint = ask.judge_endpoint(settings.judge)
         ask.check_endpoint(endpoint, settings.client, f"judge {settings.judge.served_model_name!r}")
+    if not stage.is_there(settings.model):
+        return
+    _switch(stage)
     if settings.backend == "vllm":
         url = settings.url()
         if url is None:

@@ -13,6 +13,7 @@ from pipeline.engine.server import serving
 from pipeline.engine.settings import ClientSettings
 from pipeline.errors import Trouble, UserError
 from pipeline.store.stage import Stage
+from pipeline.teacher.answers import teacher_folder
 from pipeline.teacher.settings import AugmentSettings, TeacherSettings
 
 ENDPOINT_VARIABLE = "HANFORGE_TEACHER_ENDPOINT"
@@ -32,12 +33,20 @@ def given_endpoint(teacher: TeacherSettings) -> Endpoint | None:
     return Endpoint(url.rstrip("/"), teacher.name(), teacher.api_key_env) if url else None
 
 
-def check_teacher(stage: Stage) -> None:
+def early(stage: Stage) -> None:
+    """Before a chain starts: look for an endpoint that somebody runs, or at a checkpoint that no stage makes."""
+    teacher: TeacherSettings = stage.settings.teacher
+    answered = stage.store.list(teacher_folder(teacher.name(), identity(stage)))
+    if not answered and (given_endpoint(teacher) or teacher.model is None or stage.is_there(teacher.model)):
+        check_teacher(stage, LOOK_SECONDS)
+
+
+def check_teacher(stage: Stage, patience_seconds: float | None = None) -> None:
     """UserError when nobody can answer: no endpoint there, another model served, a checkpoint that vLLM cannot load."""
     settings: AugmentSettings = stage.settings
     endpoint = given_endpoint(settings.teacher)
     if endpoint is not None:
-        patience = (
+        patience = patience_seconds or (
             settings.teacher.engine.startup_timeout_seconds if os.environ.get(ENDPOINT_VARIABLE) else LOOK_SECONDS
         )
         try:

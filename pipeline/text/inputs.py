@@ -53,11 +53,11 @@ def _check_files(name: str, readable: Sequence[SourceFile], every: list[str]) ->
     if not readable:
         shown = ", ".join(every[:8])
         raise UserError(
-            f"input {name!r} has no file that prepare reads; it holds {shown}",
+            f"{name!r} has no file that prepare reads; it holds {shown}",
             "Give .jsonl (plain, .gz or .zst) or .parquet files",
         )
     if not any(file.bytes for file in readable):
-        raise UserError(f"input {name!r}: {len(readable)} files, all empty", "Check how they were written")
+        raise UserError(f"{name!r}: {len(readable)} files, all empty", "Check how they were written")
     for file in readable:
         if is_splittable(file.name) and file.bytes:
             head = file.read_range(0, min(file.bytes, 64)).removeprefix(b"\xef\xbb\xbf").lstrip()

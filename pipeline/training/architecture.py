@@ -4,16 +4,20 @@ Text models load as causal models; vision-language models are trained on text wi
 adapters. Nothing is ever loaded from a checkpoint's own code.
 """
 
-import json
+import ast
+import importlib.util
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.merging.checkpoint import read_json
 from pipeline.training.settings import ALL_LINEAR
 
 LANGUAGE_MODEL = "language_model"
+TABLES = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def read_architecture(folder: Path) -> Architecture:
             f"{folder} holds no config.json (found: {found})",
             "base must name a Hugging Face checkpoint, not an adapter.",
         )
-    return architecture_of(json.loads(path.read_bytes()), str(folder))
+    return architecture_of(read_json(path, "a checkpoint has a config.json"), str(folder))
 
 
 def architecture_of(config: dict[str, Any], place: str) -> Architecture:
@@ -54,16 +58,12 @@ def architecture_of(config: dict[str, Any], place: str) -> Architecture:
 
     Example: {"architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", ...} -> vision=True
     """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
-
+    known = _known_architectures()
     names = config.get("architectures") or []
     name, model_type = (names[0] if names else ""), str(config.get("model_type", ""))
-    if name in _names(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type)):
+    if name in _names(known["MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"].get(model_type)):
         return Architecture(name, model_type, True, config)
-    if name in _names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)):
+    if name in _names(known["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"].get(model_type)):
         return Architecture(name, model_type, False, config)
     if "auto_map" in config:
         raise UserError(
@@ -74,6 +74,22 @@ def architecture_of(config: dict[str, Any], place: str) -> Architecture:
         f"{place}: architecture {name!r} (model_type {model_type!r}) is not one that generates text here",
         "base must be a causal or an image-text-to-text checkpoint that the installed transformers knows.",
     )
+
+
+@cache
+def _known_architectures() -> dict[str, dict[str, Any]]:
+    """transformers' tables from model_type to class names, read as source text: importing them takes torch."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        raise UserError("transformers is not installed here", "Install the extra `train`.")
+    source = Path(spec.origin).parent / "models" / "auto" / "modeling_auto.py"
+    found: dict[str, dict[str, Any]] = {}
+    for node in ast.parse(source.read_text("utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        name, value = getattr(target, "id", ""), getattr(node, "value", None)
+        if name in TABLES and isinstance(value, ast.Call):
+            found[name] = dict(ast.literal_eval(value.args[0]))
+    return found
 
 
 def _names(entry: Any) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Everything about a training that can be known to be wrong before it starts: each a UserError with its remedy."""
 
 import shutil
-from typing import Any
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.recipe.references import StageReference
+from pipeline.merging.checkpoint import read_header
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
+from pipeline.training.early import check_complete, check_length
 from pipeline.training.estimate import checkpoint_bytes, estimate
 from pipeline.training.hardware import require_device, require_packages
 from pipeline.training.model import check_quantised_shapes
@@ -22,12 +22,15 @@ def preflight(stage: Stage) -> None:
     settings: TrainSettings = stage.settings
     require_packages([name for name in settings.report_to if name != "tensorboard"])
     require_device(stage.execution.device, stage.execution.world_size)
-    if not _is_there(stage, settings.base):
+    if not stage.is_there(settings.base):
         return
     from transformers import AutoTokenizer
 
     folder = stage.model_path(settings.base)
     architecture = read_architecture(folder)
+    check_complete(folder)
+    for file in folder.glob("*.safetensors"):
+        read_header(file)
     check_settings(stage, architecture)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     choose_template(tokenizer, settings.chat_template, str(folder))
@@ -36,12 +39,7 @@ def preflight(stage: Stage) -> None:
 def check_settings(stage: Stage, architecture: Architecture) -> None:
     """Check length, quantisation and disk space against the base's own configuration."""
     settings: TrainSettings = stage.settings
-    positions = architecture.text.get("max_position_embeddings")
-    if isinstance(positions, int) and settings.max_length > positions:
-        raise UserError(
-            f"max_length={settings.max_length} and the base knows {positions} positions",
-            f"Set max_length <= {positions}.",
-        )
+    check_length(settings, architecture)
     check_quantised_shapes(architecture.text, settings.quantization, stage.execution.device)
     _warn_of_memory(stage, architecture)
     # One that is being saved, one that was fetched to go on from.
@@ -62,9 +60,3 @@ def _warn_of_memory(stage: Stage, architecture: Architecture) -> None:
     needs = estimate(architecture.config, stage.settings, rows=1, precision=stage.execution.precision)
     if needs.total_gib > has:
         stage.log.warning("this training may not fit %.1f GiB: %s", has, "; ".join(needs.lines))
-
-
-def _is_there(stage: Stage, reference: Any) -> bool:
-    if not isinstance(reference, StageReference):
-        return True
-    return stage.lock.directory(stage.store, reference.stage).manifest() is not None
