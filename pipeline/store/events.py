@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from pipeline.store.commit import dumped
+from pipeline.store.immutable import read_once
 from pipeline.store.objects import Store
 
 
@@ -54,5 +55,9 @@ def say(
 
 def events(store: Store, run_id: str) -> list[Event]:
     """Every event of a run, oldest first."""
-    records = [orjson.loads(store.read(entry.key)) for entry in store.list(f"runs/{run_id}/events")]
-    return [Event(**record) for record in sorted(records, key=lambda record: float(record["time"]))]
+    found = [read_once(store, entry, _event) for entry in store.list(f"runs/{run_id}/events")]
+    return sorted(found, key=lambda event: event.time)
+
+
+def _event(data: bytes) -> Event:
+    return Event(**orjson.loads(data))

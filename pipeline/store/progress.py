@@ -11,6 +11,7 @@ import orjson
 
 from pipeline.errors import Trouble
 from pipeline.store.commit import StageDirectory, dumped
+from pipeline.store.immutable import read_once
 
 LOG = logging.getLogger(__name__)
 
@@ -117,5 +118,9 @@ def read_metrics(directory: StageDirectory) -> list[dict[str, Any]]:
     """Every metrics record of a stage, from all its processes, oldest first."""
     lines: list[dict[str, Any]] = []
     for entry in directory.store.list(directory.key("metrics")):
-        lines.extend(orjson.loads(line) for line in directory.store.read(entry.key).splitlines() if line)
+        lines.extend(read_once(directory.store, entry, _records))
     return sorted(lines, key=lambda record: float(record["time"]))
+
+
+def _records(segment: bytes) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in segment.splitlines() if line]
