@@ -1,4 +1,5 @@
-"""What a stage tells while it runs: `progress/<worker>.json`, overwritten at most every two seconds, a line for people,
+"""What a stage tells while it runs: `progress/<worker>.json`, overwritten at most every two seconds, a line on stderr
+(for people on a terminal, else one JSON object an interval and nothing else in the line),
 and metrics in immutable JSONL segments `metrics/<worker>-<n>.jsonl`. None of it is part of a result.
 """
 
@@ -78,7 +79,10 @@ class Progress:
             share = f" {100 * done / total:5.1f} %" if total else ""
             print(f"\r{self._stage}: {done:,}{f' of {total:,}' if total else ''}{share}\x1b[K", end="", file=sys.stderr)
         else:
-            LOG.info("progress %s", orjson.dumps(self.state).decode())
+            sys.stderr.write(
+                orjson.dumps(self.state).decode() + "\n"
+            )  # one write: a line of a thread's log stays apart
+            sys.stderr.flush()
 
 
 class MetricsWriter:
