@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -162,11 +162,47 @@ def _assignment(text: str, document: Document) -> Document:
     stages = document.values.get("stages", {})
     if path[0] not in stages:
         raise UserError(f"--set {text!r}: unknown stage {path[0]!r}; {nearest(path[0], list(stages))}")
+    path = (path[0], *_joined_at_dict(stages[path[0]], path[1:]))
     inner = parse(f"value: {value}", f"--set {text}").values["value"]
     for name in reversed(path):
         inner = {name: inner}
     full = ("stages", *path)
     return Document({"stages": inner}, {full[: length + 1]: f"--set {text}" for length in range(1, len(full))})
+
+
+def _joined_at_dict(stage: Any, path: KeyPath) -> KeyPath:
+    """Keys of one stage, as far as they lead into a dict with free keys, which may hold dots themselves.
+
+    Example: promote, ("limits", "data.off.exact", "min") from ("limits", "data", "off", "exact", "min")
+    """
+    model: Any = _settings_model(stage.get("kind") if isinstance(stage, dict) else None)
+    for position, step in enumerate(path[:-1]):
+        field = model.model_fields.get(step) if model is not None else None
+        if field is None:
+            return path
+        free, model = _free_values(field.annotation), _inner_model(field.annotation)
+        if free is not None:
+            return (*path[: position + 1], *_split_key(path[position + 1 :], free))
+    return path
+
+
+def _split_key(path: KeyPath, values: Any) -> KeyPath:
+    """The free key with its dots, and behind it the last step where that is a key of the dict's own values."""
+    model = _inner_model(values)
+    inner = model is not None and len(path) > 1 and path[-1] in model.model_fields
+    return (".".join(path[:-1]), path[-1]) if inner else (".".join(path),)
+
+
+def _free_values(annotation: Any) -> Any:
+    """The type of a dict's values where a field is one, also an optional one; None for any other field."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return next((found for part in get_args(annotation) if (found := _free_values(part)) is not None), None)
+
+
+def _settings_model(kind: Any) -> Any:
+    """The settings of a kind of stage; None for a kind that there is not."""
+    return next((item for item in kinds.AnySettings.__args__ if item.model_fields["kind"].default == kind), None)
 
 
 def validated(document: Document) -> Recipe:
@@ -225,8 +261,7 @@ def _valid_keys(values: dict[str, Any], path: KeyPath) -> list[str]:
     """The keys that may stand where an unknown one stands."""
     model: Any = Recipe
     if len(path) >= 3 and path[0] == "stages":
-        kind = values["stages"][path[1]].get("kind")
-        model = next(item for item in kinds.AnySettings.__args__ if item.model_fields["kind"].default == kind)
+        model = _settings_model(values["stages"][path[1]].get("kind"))
         path = path[2:]
     elif len(path) == 3 and path[0] == "inputs":
         model, path = models.InputSettings, path[2:]

@@ -112,3 +112,32 @@ def test_a_mistake_in_set_and_overlay_is_placed_there(tmp_path: Path) -> None:
 def test_an_unknown_recipe_lists_what_there_is() -> None:
     with pytest.raises(UserError, match="unknown recipe 'korean-vl'; did you mean 'korean-vla'"):
         load_recipe("korean-vl")
+
+
+def test_set_reaches_keys_that_hold_dots(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + """\
+  evaluate: {kind: evaluate, model: {stage: merge1}, data: {stage: prepare}}
+  promote:
+    kind: promote
+    model: {stage: merge1}
+    scores: {stage: evaluate}
+    limits: {data.off.exact: {min: 0.9}}
+"""
+    )
+    sets = [
+        "promote.limits.data.off.exact={min: 0.5}",
+        "promote.limits.data.on.exact.min=0.7",
+        "promote.max_drop.data.off.exact=0.02",
+        "prepare.sources.cap.kowiki.v2=5",
+        "phase1.lora.r=4",
+    ]
+    stages = load_recipe(write(tmp_path, text), sets=sets).stages
+    settings = {name: stage.model_dump() for name, stage in stages.items()}
+    limits = {key: bound["min"] for key, bound in settings["promote"]["limits"].items()}
+    assert limits == {"data.off.exact": 0.5, "data.on.exact": 0.7}
+    assert settings["promote"]["max_drop"] == {"data.off.exact": 0.02}
+    assert settings["prepare"]["sources"]["cap"] == {"kowiki.v2": 5} and settings["phase1"]["lora"]["r"] == 4
+    with pytest.raises(UserError, match=r"--set promote\.limits\.data\.off\.exact=high"):
+        load_recipe(write(tmp_path, text), sets=["promote.limits.data.off.exact=high"])
