@@ -16,7 +16,7 @@ from pipeline.scoring.metrics import Reply, tagged
 from pipeline.scoring.settings import EvaluateSettings
 from pipeline.text.thinking import CLOSE_TAG, OPEN_TAG
 from pipeline.training.architecture import read_architecture
-from pipeline.training.hardware import DTYPES
+from pipeline.training.hardware import DTYPES, choose_attention
 from pipeline.training.masks import end_of_turn_token
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Generator:
         self._model: Any = loader.from_pretrained(
             folder,
             dtype=DTYPES[execution.precision],
-            attn_implementation=execution.attention,
+            attn_implementation=choose_attention(execution.attention),
             device_map={"": self._device},
             local_files_only=True,
         ).eval()

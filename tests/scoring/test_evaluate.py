@@ -95,6 +95,14 @@ def test_a_batch_answers_as_one_row_alone_does(tmp_path: Path, model: Path) -> N
     assert texts[0] == texts[1] and any(texts[0])
 
 
+def test_attention_that_is_not_installed_gives_way(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tiny(model, sums(tmp_path / "rows.jsonl", 2), thinking="off", attention="flash_attention_2")
+    _, measured = evaluated(Store(f"file://{tmp_path / 'store'}"), settings)
+    assert "data.off.exact" in measured["scores"] and "using sdpa" in caplog.text
+
+
 def over_http(server: OpenAIServer, model: Path, data: str, **settings: Any) -> dict[str, dict[str, Any]]:
     common = {"kind": "evaluate", "model": str(model), "endpoint": server.url, "client": {"concurrency": 8}}
     return {"scores": {**common, "data": data, **settings}}
