@@ -31,12 +31,6 @@ def known_config(model_id: str) -> dict[str, Any] | None:
     return copy.deepcopy(entry["config"]) if entry else None
 
 
-def known_parameters(model_id: str) -> int | None:
-    """How many parameters a known model has, vision tower included and tied embeddings once; None if unknown."""
-    entry = _known()["models"].get(_bare(model_id))
-    return int(entry["parameters"]) if entry else None
-
-
 def check_model_id(model_id: str) -> None:
     """Raise UserError for an id that is known not to exist, naming the right ones. Unknown ids pass."""
     bare = _bare(model_id)

@@ -59,12 +59,25 @@ def resolve_model(store: Store, model_id: str, revision: str | None = None) -> M
     Raises UserError (exit 2) for an id that cannot exist, when nothing is mirrored, and when several mirrors fit.
     """
     check_model_id(model_id)
-    return _resolve(store, "model", model_id, revision)
-
-
-def resolve_dataset(store: Store, dataset_id: str, revision: str | None = None) -> MirroredModel:
-    """The same for a mirrored data set; its `url` is what an input's `url` may be."""
-    return _resolve(store, "dataset", dataset_id, revision)
+    repository, _, named = model_id.partition("@")
+    wanted = revision or named or None
+    standing = mirrors(store, repository)
+    fitting = [m for m in standing if wanted is None or m.requested == wanted or m.revision.startswith(wanted)]
+    exact = [m for m in fitting if m.revision == wanted]
+    if len(exact or fitting) == 1:
+        return (exact or fitting)[0]
+    if fitting:
+        names = ", ".join(m.revision[:12] for m in fitting)
+        raise UserError(
+            f"{repository} is mirrored at {len(fitting)} revisions: {names}",
+            f"Name one: {repository}@{fitting[0].revision[:12]}",
+        )
+    flag = f" --revision {wanted}" if wanted else ""
+    found = f"; mirrored are {', '.join(m.revision[:12] for m in standing)}" if standing else ""
+    raise NotMirrored(
+        f"the model {repository}{f'@{wanted}' if wanted else ''} is not mirrored in {store.url}{found}",
+        f"Fetch it first: hanforge fetch {repository}{flag} --store {store.url}",
+    )
 
 
 def ensure_model(store: Store, reference: str, report: Report | None = None) -> MirroredModel:
@@ -86,28 +99,6 @@ def pinned_revision(store: Store, reference: str) -> str:
 
 class NotMirrored(UserError):
     """The store has no mirror of it yet; the remedy is the command that fetches it."""
-
-
-def _resolve(store: Store, kind: RepositoryKind, reference: str, revision: str | None) -> MirroredModel:
-    repository, _, named = reference.partition("@")
-    wanted = revision or named or None
-    standing = mirrors(store, repository, kind)
-    fitting = [m for m in standing if wanted is None or m.requested == wanted or m.revision.startswith(wanted)]
-    exact = [m for m in fitting if m.revision == wanted]
-    if len(exact or fitting) == 1:
-        return (exact or fitting)[0]
-    if fitting:
-        names = ", ".join(m.revision[:12] for m in fitting)
-        raise UserError(
-            f"{repository} is mirrored at {len(fitting)} revisions: {names}",
-            f"Name one: {repository}@{fitting[0].revision[:12]}",
-        )
-    flags = (" --dataset" if kind == "dataset" else "") + (f" --revision {wanted}" if wanted else "")
-    found = f"; mirrored are {', '.join(m.revision[:12] for m in standing)}" if standing else ""
-    raise NotMirrored(
-        f"the {kind} {repository}{f'@{wanted}' if wanted else ''} is not mirrored in {store.url}{found}",
-        f"Fetch it first: hanforge fetch {repository}{flags} --store {store.url}",
-    )
 
 
 def mirrors(store: Store, repository: str, kind: RepositoryKind = "model") -> list[MirroredModel]:

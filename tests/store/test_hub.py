@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Trouble, UserError
-from pipeline.store.hub import ensure_model, mirror, mirrors, resolve_dataset, resolve_model
+from pipeline.store.hub import ensure_model, mirror, mirrors, resolve_model
 from pipeline.store.objects import Store
 from tests.servers.faulty_proxy import faulty_proxy
 from tests.servers.hub import HubServer, commit_of
@@ -199,7 +199,8 @@ def test_a_data_set_is_mirrored_whole_and_serves_as_an_input(hub: HubServer, sto
     hub.add("maker/rows", {**rows, ".gitattributes": b""}, kind="datasets")
     store = Store(store_url)
     done = mirror(store, "maker/rows", "dataset")
-    assert {part.name: store.read(part.key) for part in resolve_dataset(store, "maker/rows").parts} == rows
+    (standing,) = mirrors(store, "maker/rows", "dataset")
+    assert {part.name: store.read(part.key) for part in standing.parts} == rows
     assert [file.name for file in look_at(done.url, "rows").files] == sorted(rows)
 
 

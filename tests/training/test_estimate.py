@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.recipe.known_models import known_config, known_parameters
+from pipeline.recipe import known_models
+from pipeline.recipe.known_models import known_config
 from pipeline.training.estimate import Estimate, checkpoint_bytes, estimate, optimizer_steps
 from pipeline.training.parameters import lora_parameters, parameter_counts
 from pipeline.training.settings import LoraSettings, TrainSettings
@@ -36,7 +37,7 @@ def settings(**values: Any) -> TrainSettings:
     ],
 )
 def test_parameters_equal_the_published_total(model: str) -> None:
-    assert parameter_counts(config(model)).total == known_parameters(model)
+    assert parameter_counts(config(model)).total == known_models._known()["models"][model]["parameters"]
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
