@@ -26,7 +26,7 @@ demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate
 	@$(BIN)/python examples/smollm/run.py $(STORE_OPTION)
 
 test: setup ## The tests: real S3 API, real vLLM, killed processes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 crash-test: setup ## The crash campaign, longer and seeded [SEED=1] [KILLS=200]
 	@HANFORGE_CRASH_SEED=$(SEED) HANFORGE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash -s

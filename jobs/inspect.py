@@ -131,7 +131,7 @@ def status(
 
 
 def logs(
-    stage: Annotated[str, typer.Argument(help="The stage's name.")],
+    stage: Annotated[str, typer.Argument(help="The stage's name, or RUN:STAGE.")],
     store: StoreOption = DEFAULT_STORE,
     run: RunOption = "latest",
     lines: Annotated[int, typer.Option("--lines", "-n", help="The last lines of each process's log; 0 for all.")] = 100,
@@ -142,6 +142,8 @@ def logs(
     from pipeline.store.runs import find_run
 
     opened = open_store(store)
+    named_run, _, stage = stage.rpartition(":")
+    run = named_run or run
     for title, text in stage_logs(opened, find_run(opened, run), stage, lines):
         typer.echo(f"== {title}\n{text}")
 
