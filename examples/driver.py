@@ -37,6 +37,7 @@ class Demo:
     scripts: tuple[Path, ...]
     write_inputs: Callable[[Path], None]
     expected: dict[str, Bounds]
+    parallel: int = 1  # stages at once; more than one only where each holds to one thread
 
 
 def run(demo: Demo) -> int:
@@ -47,7 +48,7 @@ def run(demo: Demo) -> int:
     began = time.monotonic()
     store = open_store(arguments.store)
     bring_inputs(store, demo)
-    code = hanforge("run", demo.recipe, "--store", arguments.store, "--parallel", "2", *passed_on)
+    code = hanforge("run", demo.recipe, "--store", arguments.store, "--parallel", str(demo.parallel), *passed_on)
     if code != 0:
         return code
     lock = find_run(store, f"latest@{demo.recipe}")
