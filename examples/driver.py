@@ -37,6 +37,7 @@ class Demo:
     scripts: tuple[Path, ...]
     write_inputs: Callable[[Path], None]
     expected: dict[str, Bounds]
+    right_answer: str  # to the question that the recipe's serve stage asks
     parallel: int = 1  # stages at once; more than one only where each holds to one thread
 
 
@@ -53,7 +54,7 @@ def run(demo: Demo) -> int:
         return code
     lock = find_run(store, f"latest@{demo.recipe}")
     misses = check_scores(store, lock, demo.expected)
-    show_answer(store, lock)
+    show_answer(store, lock, demo.right_answer)
     page = Path(".hanforge") / f"{demo.recipe}-report.html"
     code = hanforge("report", lock.run_id, "--store", arguments.store, "--out", str(page), quiet=True)
     print(f"report:    {page.resolve()}" if code == 0 else "report:    could not be written; see above")
@@ -102,8 +103,8 @@ def check_scores(store: Store, lock: RunLock, expected: dict[str, Bounds]) -> li
     return misses
 
 
-def show_answer(store: Store, lock: RunLock) -> None:
-    """Print the question that the served model was asked, its reasoning and its answer."""
+def show_answer(store: Store, lock: RunLock, right: str) -> None:
+    """Print the question that the served model was asked, its reasoning and its answer, and whether it is right."""
     manifest = lock.directory(store, "serve").manifest()
     if manifest is None:
         return
@@ -113,4 +114,4 @@ def show_answer(store: Store, lock: RunLock) -> None:
     print(f"\nquestion:  {proof['question']}")
     if reasoning:
         print("reasoning: " + str(reasoning).strip().replace("\n", "\n           "))
-    print(f"answer:    {thought.answer}\n")
+    print(f"answer:    {thought.answer}" + ("" if thought.answer == right else f"   (wrong: {right})") + "\n")

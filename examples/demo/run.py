@@ -27,6 +27,7 @@ DEMO = driver.Demo(
         "evaluate_phase1": driver.Bounds("data.off.exact", 0.2, 0.8),
         "evaluate_phase2": driver.Bounds("data.on.exact", 0.9, 1.0),
     },
+    right_answer="상자는 4개입니다.",
     parallel=2,
 )
 

@@ -26,6 +26,7 @@ DEMO = driver.Demo(
         "evaluate_base": driver.Bounds("data.off.exact", 0.0, 0.2),
         "evaluate_phase1": driver.Bounds("data.off.exact", 0.8, 1.0),
     },
+    right_answer="9876",
 )
 
 if __name__ == "__main__":
