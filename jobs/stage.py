@@ -124,6 +124,7 @@ class _KeptLog:
     def _copy_often(self) -> None:
         while not self._ended.wait(LOG_UPLOAD_SECONDS):
             self._copy()
+            self._stage.progress.write()  # a step that takes minutes is no sign of death
 
     def _copy(self) -> None:
         try:
