@@ -46,7 +46,7 @@ def test_korean_vla_has_the_users_hyperparameters() -> None:
     assert (phase1["lora"]["r"], phase1["lora"]["lora_alpha"]) == (16, 32)
     assert (phase2["lora"]["r"], phase2["lora"]["lora_alpha"]) == (32, 64)
     assert phase1["base"] == "Qwen/Qwen3-VL-8B-Instruct" and phase2["base"]["stage"] == "merge1"
-    assert stage("korean-vla", "prepare")["target_samples"] == 256_000
+    assert stage("korean-vla", "prepare_phase1")["target_samples"] == 256_000
     augment = stage("korean-vla", "augment")
     assert augment["teacher"]["model"] == "LGAI-EXAONE/EXAONE-4.0-1.2B"
     assert (augment["singleturn_ratio"], augment["sampling"]["temperature"]) == (0.7, 0.7)
