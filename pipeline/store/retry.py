@@ -1,6 +1,7 @@
 """The one retry policy: full jitter, growing waits, a budget in seconds, then `Trouble`.
 
-Everything that talks to a store or an endpoint goes through `retried`; what counts as passing is decided here.
+Everything that talks to a store or the Hub goes through `retried`; what counts as passing is decided here. The client
+of an inference endpoint waits by the same rule, but obeys Retry-After and shares one budget over all its requests.
 """
 
 import errno
