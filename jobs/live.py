@@ -1,4 +1,4 @@
-"""The live table of a local run on a terminal; a line per change where there is none."""
+"""The live table of a local run on a terminal; where there is none a line per change, and one a minute of what runs."""
 
 import sys
 import time
@@ -13,6 +13,7 @@ from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.status import StageStatus, chain_status
 
+REPEAT_SECONDS = 60.0
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yellow", "stopped": "yellow"}
 
 
@@ -78,7 +79,7 @@ def duration(seconds: float) -> str:
 
 
 class LiveTable:
-    """Redraws the table every second on a terminal; elsewhere prints a line when a stage's state changes."""
+    """Redraws the table every second on a terminal; elsewhere prints lines."""
 
     def __init__(self, store: Store, lock: RunLock, options: Options) -> None:
         self._store, self._lock = store, lock
@@ -86,7 +87,7 @@ class LiveTable:
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
         self._drawn = 0.0
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, float]] = {}  # by stage: the state printed last, and when
         self._began = time.monotonic()
 
     def __enter__(self) -> "LiveTable":
@@ -119,9 +120,16 @@ class LiveTable:
             self._live.update(table_of(self._lock.run_id, statuses), refresh=True)
             return
         for status in statuses:
-            if status.state not in ("waiting", "ready") and self._said.get(status.name) != status.state:
-                self._said[status.name] = status.state
+            if self._is_due(status):
                 seconds = f" in {duration(status.seconds)}" if status.seconds and status.state == "done" else ""
                 said = "" if status.message else describe(status)  # a message is the error that the run ends with
                 detail = f": {said}" if said else ""
                 print(f"{status.name}: {status.state}{seconds}{detail}", file=sys.stderr, flush=True)
+
+    def _is_due(self, status: StageStatus) -> bool:
+        state, when = self._said.get(status.name, ("", 0.0))
+        changed = status.state != state and status.state not in ("waiting", "ready")
+        due = changed or (status.state == state == "running" and self._drawn - when >= REPEAT_SECONDS)
+        if due:
+            self._said[status.name] = (status.state, self._drawn)
+        return due
