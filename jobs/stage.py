@@ -13,13 +13,14 @@ from types import ModuleType
 
 from pipeline.errors import HanforgeError, Stopped, Trouble
 from pipeline.store import events
-from pipeline.store.retry import is_full
+from pipeline.store.retry import is_full, patience
 from pipeline.store.stage import Stage, check_gate
 from pipeline.version import code_version
 
 LOG = logging.getLogger("hanforge")
 TERMINATION_LOG = "/dev/termination-log"
 LOG_UPLOAD_SECONDS = 10.0
+LAST_WORDS_SECONDS = 10.0
 
 
 def run_stage(stage: Stage) -> int:
@@ -36,7 +37,8 @@ def run_stage(stage: Stage) -> int:
             code, message = 2, f"out of memory: {error}. Give the stage more memory or smaller batches"
         except Exception as error:  # noqa: BLE001 - said in full there
             code, message = _unforeseen(stage, error)
-        _last_words(stage, code, message, time.monotonic() - began)
+        with patience(LAST_WORDS_SECONDS):  # a store that is away does not hold up an end that is certain
+            _last_words(stage, code, message, time.monotonic() - began)
     return code
 
 
@@ -70,17 +72,20 @@ def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
         "peak_bytes": peak_bytes(),
         "gpu_peak_bytes": gpu_peak_bytes(),
     }
-    stage.metrics.write({**usage, **code_version(), "exit_code": code})
-    stage.metrics.flush()
-    state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
-    stage.progress.finish(state, message)
-    events.say(stage.store, stage.run_id, stage.name, "ended", stage.worker, code, message, **usage)
     line = f"{stage.name}: {message}"
     if code:
         print(line, file=sys.stderr, flush=True)
     target = Path(os.environ.get("HANFORGE_TERMINATION_LOG", TERMINATION_LOG))
     if os.access(target, os.W_OK):
         target.write_bytes(" ".join(line.split()).encode()[:4000])  # Kubernetes keeps 4096 bytes
+    stage.metrics.write({**usage, **code_version(), "exit_code": code})
+    stage.metrics.flush()
+    state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
+    stage.progress.finish(state, message)
+    try:
+        events.say(stage.store, stage.run_id, stage.name, "ended", stage.worker, code, message, **usage)
+    except HanforgeError as error:
+        LOG.warning("the store does not learn how this ended: %s", error)
 
 
 def peak_bytes() -> int:
@@ -115,11 +120,12 @@ class _KeptLog:
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(LAST_WORDS_SECONDS)
         logging.getLogger().removeHandler(self._handler)
         with suppress(OSError):  # a full disk loses the log's end, not the last words
             self._handler.close()
-        self._copy()
+        with patience(LAST_WORDS_SECONDS):
+            self._copy()
 
     def _copy_often(self) -> None:
         while not self._ended.wait(LOG_UPLOAD_SECONDS):

@@ -17,7 +17,7 @@ from pipeline.merging.plan import MergedFile, MergePlan
 from pipeline.merging.write import write_file, write_index
 from pipeline.recipe.references import StageReference
 from pipeline.store.commit import Counts
-from pipeline.store.division import share, wait_for_others
+from pipeline.store.division import undone
 from pipeline.store.stage import Stage
 
 REST = "rest"  # the unit of everything that is not weights
@@ -74,14 +74,12 @@ def run(stage: Stage) -> None:
     units = {f"{number:05d}": file for number, file in enumerate(plan.files, 1)}
     names = [*units, REST]
     stage.directory.plan(lambda: {"units": names, "files": [file.name for file in plan.files]})
-    done_bytes, total_bytes = 0, sum(file.bytes for file in plan.files)
-    for unit in share(stage, names):
-        stage.stop.raise_if_requested()
-        if unit not in stage.directory.done_names():
-            _merge_unit(stage, unit, units.get(unit), plan, folders)
-        done_bytes += units[unit].bytes if unit in units else 0
+    total_bytes = sum(file.bytes for file in plan.files)
+    for unit in undone(stage, names):
+        _merge_unit(stage, unit, units.get(unit), plan, folders)
+        finished = stage.directory.done_names()
+        done_bytes = sum(file.bytes for name, file in units.items() if name in finished)
         stage.progress.update(done=done_bytes, total=total_bytes, unit="bytes")
-    wait_for_others(stage, lambda: set(names) - stage.directory.done_names())
     changed = sum(tensor.change is not None for tensor in plan.tensors)
     stage.directory.commit_manifest(
         names,

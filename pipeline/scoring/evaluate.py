@@ -23,13 +23,14 @@ from pipeline.scoring.metrics import Reply, averaged, compared, flat, marks
 from pipeline.scoring.settings import EvaluateSettings
 from pipeline.scoring.template import Switch, thinking_switch
 from pipeline.store.commit import Counts
-from pipeline.store.division import share, wait_for_others
+from pipeline.store.division import undone
 from pipeline.store.shards import part_lines
 from pipeline.store.stage import Stage
 from pipeline.text.thinking import split_thinking
 
 SCORES = "scores"  # the unit and the file of the averages
 Answers = Callable[[Sequence[Asked], bool], list[Reply]]
+Units = dict[str, tuple[list[Asked], bool]]
 
 
 def preflight(stage: Stage) -> None:
@@ -64,25 +65,24 @@ def run(stage: Stage) -> None:
     units = dict(_units(collections, settings))
     names = [*units, SCORES]
     stage.directory.plan(lambda: {"units": names, "asked": {name: len(items) for name, items in collections.items()}})
-    total, finished = sum(len(items) for items, _ in units.values()), stage.directory.done_names()
-    open_units = [name for name in share(stage, names) if name in units and name not in finished]
-    done = sum(len(units[name][0]) for name in units if name in finished)
-    if open_units:
-        with ExitStack() as stack:
-            answers = _backend(stage, stack)
-            for name in open_units:
-                stage.stop.raise_if_requested()
-                stage.progress.update(done=done, total=total)
-                items, thinking = units[name]
-                if name not in stage.directory.done_names():
-                    _answer_unit(stage, name, items, thinking, answers)
-                done += len(items)
-    wait_for_others(stage, lambda: set(units) - stage.directory.done_names())
-    stage.progress.update(done=total, total=total)
-    if SCORES in share(stage, names):
+    _report(stage, units)
+    with ExitStack() as stack:
+        answers: Answers | None = None
+        for name in undone(stage, list(units)):
+            answers = answers or _backend(stage, stack)
+            items, thinking = units[name]
+            _answer_unit(stage, name, items, thinking, answers)
+            _report(stage, units)
+    for _ in undone(stage, names):
         _commit_scores(stage, list(units))
-    wait_for_others(stage, lambda: set(names) - stage.directory.done_names())
     stage.directory.commit_manifest(names, _scores(stage, list(units)))
+
+
+def _report(stage: Stage, units: Units) -> None:
+    """Say how many answers are committed, whoever did."""
+    finished = stage.directory.done_names()
+    done = sum(len(items) for name, (items, _) in units.items() if name in finished)
+    stage.progress.update(done=done, total=sum(len(items) for items, _ in units.values()))
 
 
 def _collections(stage: Stage) -> dict[str, list[Asked]]:
@@ -240,8 +240,7 @@ def _missed(stage: Stage, units: list[str]) -> list[dict[str, Any]]:
 
 
 def _commit_scores(stage: Stage, units: list[str]) -> None:
-    if SCORES in stage.directory.done_names():
-        return
+    """Commit the averages as a file, for readers elsewhere."""
     path = stage.scratch() / "scores.json"
     path.write_bytes(orjson.dumps(_scores(stage, units), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     part = stage.directory.write_file(SCORES, path, path.name)

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import Trouble, UserError
+from pipeline.store.credentials import causes
 from pipeline.store.inputs import Source, SourceFile
 from pipeline.store.objects import Store
+from pipeline.store.retry import is_full
 from pipeline.store.shards import Part, file_sha256
 
+MORE_ROOM = "Free space there, or point HANFORGE_CACHE to a larger disk"
 _HELD: dict[str, int] = {}  # locks of this process: folder -> file descriptor, held until the process ends
 
 
@@ -126,9 +129,15 @@ def _fill(files: list[Wanted], folder: Path, root: Path) -> None:
         else:
             file.fetch(target)
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(fetch, files))
-    incoming.rename(folder)
+    try:
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(fetch, files))
+        incoming.rename(folder)
+    except Exception as error:
+        shutil.rmtree(incoming, ignore_errors=True)
+        if any(is_full(link) for link in causes(error)):
+            raise UserError(f"no space left on the disk of the cache {root}", MORE_ROOM) from error
+        raise
 
 
 def _make_room(root: Path, needed: int) -> None:
@@ -162,7 +171,7 @@ def _make_room(root: Path, needed: int) -> None:
     if used + needed > limit or shutil.disk_usage(root).free <= needed:
         raise UserError(
             f"no room for {needed / 2**30:.1f} GiB in the cache {root}: {used / 2**30:.1f} GiB are in use",
-            "Free disk space, raise HANFORGE_CACHE_GIB or point HANFORGE_CACHE to a larger disk",
+            f"{MORE_ROOM}, or raise HANFORGE_CACHE_GIB",
         )
 
 

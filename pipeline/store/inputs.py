@@ -7,17 +7,21 @@ that the same data has the same identity on a laptop, in docker and under Helm.
 import builtins
 import fnmatch
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from pipeline.errors import UserError
+from pipeline.store.credentials import taking_up
 from pipeline.store.objects import S3_OPTIONS, normal_url
 from pipeline.store.retry import retried
 from pipeline.store.shards import file_sha256
+
+T = TypeVar("T")
 
 MAGIC = "*?["
 
@@ -38,12 +42,13 @@ class SourceFile:
     def open(self) -> "IO[builtins.bytes]":
         """The raw bytes as a stream (still compressed when the file is)."""
         filesystem, path = _filesystem(self.url)
-        return retried(f"cannot open {self.url}", lambda: filesystem.open(path, "rb"))
+        return _retried(f"cannot open {self.url}", filesystem, lambda: filesystem.open(path, "rb"))
 
     def read_range(self, start: int, end: int) -> builtins.bytes:
         """Bytes `start` to `end` (exclusive)."""
         filesystem, path = _filesystem(self.url)
-        return retried(f"cannot read {self.url}", lambda: bytes(filesystem.cat_file(path, start=start, end=end)))
+        what = f"cannot read {self.url}"
+        return _retried(what, filesystem, lambda: bytes(filesystem.cat_file(path, start=start, end=end)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def look_at(url: str, name: str) -> Source:
     """List a file, a folder or a glob; `name` is what the recipe calls it. UserError when missing or empty."""
     url = normal_url(url) if not any(mark in url for mark in MAGIC) else _normal_glob(url)
     filesystem, path = _filesystem(url)
-    found, base = retried(f"cannot list {url}", lambda: _listed(filesystem, path))
+    found, base = _retried(f"cannot list {url}", filesystem, lambda: _listed(filesystem, path))
     files = [
         SourceFile(_relative(item, base), _url(url, item), int(info["size"] or 0), _tag(url, item, info))
         for item, info in sorted(found.items())
@@ -95,6 +100,10 @@ def look_at(url: str, name: str) -> Source:
     if not any(file.bytes for file in files):
         raise UserError(f"input {name!r}: {len(files)} files at {url}, all empty", "Check how they were written")
     return Source(url, tuple(files))
+
+
+def _retried(what: str, filesystem: Any, call: Callable[[], T]) -> T:
+    return retried(what, lambda: taking_up(filesystem, call))
 
 
 def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], str]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from pipeline.errors import UserError
+from pipeline.store.credentials import taking_up
 from pipeline.store.retry import retried
 
 T = TypeVar("T")
@@ -123,7 +124,14 @@ class Store:
 
     def exists(self, key: str) -> bool:
         """Whether the object is there now."""
-        return self._do("look up", key, lambda path: bool(self.filesystem.isfile(path)))
+
+        def look(path: str) -> bool:
+            try:
+                return bool(self.filesystem.info(path)["type"] == "file")  # isfile() takes any trouble for a no
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+        return self._do("look up", key, look)
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when it is gone already."""
@@ -146,7 +154,7 @@ class Store:
                 # no bucket, or an upload that a lost answer had completed already: no missing object, try again
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-        result: T = retried(f"cannot {verb} {self.url}/{key}", once)
+        result: T = retried(f"cannot {verb} {self.url}/{key}", lambda: taking_up(self.filesystem, once))
         return result
 
     def _create(self, path: str, data: bytes) -> None:

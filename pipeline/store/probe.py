@@ -7,12 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.store.credentials import causes, refusal
 from pipeline.store.objects import Store
 from pipeline.store.retry import is_passing, retried
 
 LOG = logging.getLogger(__name__)
-
-REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "Forbidden")
 
 
 def open_store(url: str) -> Store:
@@ -56,17 +55,15 @@ def attempt(store: Store, call: Callable[[], Any]) -> Any:
 
 def _explained(store: Store, error: Exception) -> UserError | None:
     """The UserError behind a store's exception, or None when trying again may help."""
-    text = " ".join(f"{type(link).__name__}: {link}" for link in _chain(error))
+    text = " ".join(f"{type(link).__name__}: {link}" for link in causes(error))
     if "NoSuchBucket" in text or (isinstance(error, FileNotFoundError) and not store.is_local):
         return UserError(f"the bucket of {store.url} does not exist", "Create it, or correct --store / HANFORGE_STORE")
     if "NoCredentialsError" in text or "Unable to locate credentials" in text:
         return UserError(
             f"no credentials for {store.url}", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role for the pod"
         )
-    if isinstance(error, PermissionError) or any(word in text for word in REFUSED):
-        return UserError(
-            f"{store.url} refused the credentials: {error}", "Check the keys, their expiry and the bucket's policy"
-        )
+    if refused := refusal(error):
+        return UserError(f"{store.url}: {refused[0]}: {error}", refused[1])
     if "Could not connect to the endpoint" in text or "EndpointConnectionError" in text:
         return UserError(f"nothing answers at the store's endpoint: {error}", "Check AWS_ENDPOINT_URL and the network")
     if "Invalid bucket name" in text or "ParamValidationError" in text:
@@ -74,12 +71,3 @@ def _explained(store: Store, error: Exception) -> UserError | None:
     if store.is_local and isinstance(error, OSError):
         return UserError(f"cannot write to {store.url}: {error}", "Choose a folder that exists and can be written")
     return None if is_passing(error) else UserError(f"the store {store.url} fails: {error}", "Run `hanforge doctor`")
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links

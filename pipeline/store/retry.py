@@ -6,14 +6,18 @@ of an inference endpoint waits by the same rule, but obeys Retry-After and share
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import stamina
 
 from pipeline.errors import HanforgeError, Trouble, UserError
+from pipeline.store.credentials import refusal
 
 T = TypeVar("T")
+
+_MOST = [float("inf")]  # the limits of the `patience` blocks that this process is in
 
 FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 PASSING_MODULES = (
@@ -32,7 +36,17 @@ PASSING_MODULES = (
 
 def patience_seconds() -> float:
     """How long one call to a store may be retried: HANFORGE_STORE_PATIENCE, 120 seconds by default."""
-    return float(os.environ.get("HANFORGE_STORE_PATIENCE", "120"))
+    return min(*_MOST, float(os.environ.get("HANFORGE_STORE_PATIENCE", "120")))
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within the block no call is retried for longer: for last words, which must not hold up an end that is certain."""
+    _MOST.append(seconds)
+    try:
+        yield
+    finally:
+        _MOST.pop()
 
 
 def is_passing(error: Exception) -> bool:
@@ -62,5 +76,6 @@ def retried(what: str, call: Callable[[], T]) -> T:
             raise UserError(f"{what}: no space left on the disk", "Free space there, or use a larger disk") from error
         if not is_passing(error):
             raise
-        raise Trouble(f"{what}: {type(error).__name__}: {error}", "It outlasted its retries; run again") from error
+        why, remedy = refusal(error) or (type(error).__name__, "It outlasted its retries; run again")
+        raise Trouble(f"{what}: {why}: {error}", remedy) from error
     raise AssertionError("unreachable: the retry loop returns or raises")

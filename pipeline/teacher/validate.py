@@ -12,7 +12,7 @@ import orjson
 
 from pipeline.errors import UserError
 from pipeline.store.commit import Counts
-from pipeline.store.division import share, wait_for_others
+from pipeline.store.division import undone
 from pipeline.store.stage import Stage
 from pipeline.teacher.checks import Finding, check_row
 from pipeline.teacher.reading import Piece, Row, pieces, read_row, reject_line
@@ -77,13 +77,12 @@ def run(stage: Stage) -> None:
     settings: ValidateSettings = stage.settings
     source = pieces(stage.rows(settings.source))
     plan = stage.directory.plan(lambda: {"units": _grouped(source)})
-    names = [unit["name"] for unit in plan["units"]]
     rows = sum(piece.rows or 0 for piece in source) or None
-    for unit in share(stage, plan["units"]):
-        stage.stop.raise_if_requested()
-        if unit["name"] not in stage.directory.done_names():
-            _check_unit(stage, unit["name"], source[unit["first"] : unit["first"] + unit["pieces"]], rows)
-    wait_for_others(stage, lambda: set(names) - stage.directory.done_names())
+    by_name = {unit["name"]: unit for unit in plan["units"]}
+    names = list(by_name)
+    for name in undone(stage, names):
+        first = by_name[name]["first"]
+        _check_unit(stage, name, source[first : first + by_name[name]["pieces"]], rows)
     done = stage.directory.done()
     measured = Measured()
     for name in names:

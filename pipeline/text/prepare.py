@@ -85,7 +85,7 @@ def _scanned(stage: Stage, files: list[SourceFile], rules: Rules) -> Table:
     lacking = missing()
     left = [unit for unit in share(stage, units) if journal_key(directory, unit) in lacking]
     lines = 0
-    scanning = Scanning(directory, tuple(files), rules)
+    scanning = Scanning(directory, tuple(files), rules, shared=stage.of > 1)
     for count in in_processes(scan_unit, scanning, left, _workers(stage, files), stage.stop):
         lines += count
         stage.progress.update(done=lines, phase="scan")

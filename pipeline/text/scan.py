@@ -44,10 +44,13 @@ class Scanning:
     directory: StageDirectory
     files: tuple[SourceFile, ...]
     rules: Rules
+    shared: bool = False
 
 
 def scan_unit(scanning: Scanning, unit: ScanUnit) -> int:
-    """Scan one unit and journal it; gives the number of lines. Another's identical journal may stand already."""
+    """Scan one unit and journal it, unless another worker has; gives the number of lines that were scanned here."""
+    if scanning.shared and scanning.directory.store.exists(journal_key(scanning.directory, unit)):
+        return 0
     scanned = scan(scanning.files[unit.file], unit, scanning.rules)
     scanning.directory.store.create(journal_key(scanning.directory, unit), scanned.packed())
     return scanned.lines
