@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from jobs import chat, doctor, engine, export, fetch, gc, inspect, lineage, promote, report, run, samples
+from jobs import chat, diff, doctor, engine, export, fetch, gc, inspect, lineage, promote, report, run, samples
 from pipeline.errors import HanforgeError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ inspect.register(app)
 samples.register(app)
 lineage.register(app)
 report.register(app)
+diff.register(app)
 chat.register(app)
 engine.register(app)
 fetch.register(app)

@@ -46,15 +46,16 @@ class OutputRows:
     def sample(self, count: int, seed: int) -> list[Row]:
         """`count` rows chosen by `seed`, in order; all of them when there are fewer. Reads only the parts it needs."""
         chosen = sorted(random.Random(seed).sample(range(self.total), min(count, self.total)))
-        rows: list[Row] = []
+        return [orjson.loads(line) for line in self.at(chosen)]
+
+    def at(self, places: Sequence[int]) -> Iterator[bytes]:
+        """The lines at these places (from 0, ascending). Reads only the parts it needs."""
         start = 0
         for part in self.parts:
-            wanted = {place - start for place in chosen if start <= place < start + part.rows}
+            wanted = {place - start for place in places if start <= place < start + part.rows}
             if wanted:
-                lines = part_lines(self.store, part)
-                rows.extend(orjson.loads(line) for place, line in enumerate(lines) if place in wanted)
+                yield from (line for place, line in enumerate(part_lines(self.store, part)) if place in wanted)
             start += part.rows
-        return rows
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Row]:
         """The first row with each id; ids that no row has are left out. Stops when all are found."""
