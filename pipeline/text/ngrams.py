@@ -1,0 +1,159 @@
+"""n-grams of many texts at once, as 64-bit hashes: what rows have in common however they are spaced and punctuated.
+
+A unit is one Hangul syllable, ideograph or kana, or a whole run of other letters and digits; case, spaces, punctuation
+and symbols do not count, and a text is read after NFKC. So an n-gram of English is one of words, as GPT-3 (Brown et
+al. 2020, appendix C: n = 8 to 13), EleutherAI's harness (13) and Tulu 3 (8) cut it, and an n-gram of Korean is one of
+syllables, as GPT-4 cuts text (OpenAI 2023, appendix C: letters and digits alone): an eojeol is no word to count by.
+Particles stick to it and writers space it as they like (할 수 있다, 할수있다), so that one space or particle would
+change every n-gram around it. Thirteen syllables are four to five eojeol, about six words of English.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+
+PIECE_CHARS = 1 << 16  # a longer text counts as several: no n-gram crosses a piece's end
+_DROPPED, _ALONE, _IN_RUN = 0, 1, 2
+_CODES = 0x323B0  # no ideograph lies above
+_BASE = 0x9E3779B97F4A7C15 | 1
+_SHIFT = np.uint64(32)
+_FINISH = np.uint64(0xD6E8FEB86659FD93)
+_ALONE_RANGES = (
+    (0x1100, 0x11FF), (0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x3130, 0x318F), (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
+)  # fmt: skip  # Hangul, Han and kana
+
+
+class Grams(NamedTuple):
+    """The hashes of all texts in order; those of text i are values[starts[i]:starts[i + 1]], one per position."""
+
+    values: Hashes
+    starts: Positions
+
+
+def ngram_hashes(texts: Sequence[str], n: int) -> Grams:
+    """Every n-gram of `n` units of every text; a text of fewer units gives one hash of the whole, of none no hash.
+
+    Equal n-grams have equal hashes in any text; others differ but for one chance in 2^64.
+    Example: n = 2, "할 수 있다", "Hi!", "..." -> the hashes of 할수, 수있, 있다; of hi; none: starts [0, 3, 4, 4]
+    """
+    parts = [(number, piece) for number, text in enumerate(texts) for piece in pieces(text)]
+    values: list[Hashes] = []
+    counts = np.zeros(len(texts), np.int64)
+    for batch in _batches(parts):
+        found = _hashed([piece for _, piece in batch], n)
+        values.append(found.values)
+        np.add.at(counts, [number for number, _ in batch], np.diff(found.starts))
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return Grams(np.concatenate(values) if values else np.zeros(0, np.uint64), starts)
+
+
+def units(text: str) -> list[tuple[int, int]]:
+    """Where each unit of a text begins and ends, by the plain rule; the text is read as `normalized` gives it.
+
+    Example: "AI가 2배" -> [(0, 2), (2, 3), (4, 5), (5, 6)]: ai, 가, 2, 배
+    """
+    found: list[tuple[int, int]] = []
+    run = False
+    for place, character in enumerate(text):
+        kind = _kind(ord(character))
+        if kind == _IN_RUN and run:
+            found[-1] = (found[-1][0], place + 1)
+        elif kind != _DROPPED:
+            found.append((place, place + 1))
+        run = kind == _IN_RUN
+    return found
+
+
+def pieces(text: str) -> list[str]:
+    """A text in normal form, cut every 65,536 characters. Example: "abc" -> ["abc"]; "" -> [""]"""
+    text = normalized(text)
+    return [text[start : start + PIECE_CHARS] for start in range(0, len(text) or 1, PIECE_CHARS)]
+
+
+def normalized(text: str) -> str:
+    """NFKC. Example: "ＡＩ①" -> "AI1" """
+    return text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", text)
+
+
+def _batches(parts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Pieces together up to one piece's most characters, so that every array stays in the processor's cache."""
+    batch: list[tuple[int, str]] = []
+    chars = 0
+    for part in parts:
+        if batch and chars + len(part[1]) > PIECE_CHARS:
+            yield batch
+            batch, chars = [], 0
+        batch.append(part)
+        chars += len(part[1])
+    if batch:
+        yield batch
+
+
+def _hashed(texts: list[str], n: int) -> Grams:
+    """`ngram_hashes` of texts that fit one batch.
+
+    A span's hash is sum(value * base^place) mod 2^64, moved to place 0: one running sum gives it for every span, first
+    of characters (the units), then of units (the n-grams). An odd base has an inverse mod 2^64.
+    """
+    kinds, character_values, power, inverse = _tables()
+    joined = "\0".join(texts)
+    codes = np.minimum(np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32), _CODES)
+    letters = np.flatnonzero(kinds[codes])
+    codes = codes[letters]
+    kind = kinds[codes]
+    begins = np.ones(len(letters), bool)
+    begins[1:] = (kind[1:] == _ALONE) | (kind[:-1] == _ALONE) | (np.diff(letters) > 1)
+    first = np.flatnonzero(begins)
+    sums = _running_sums(character_values[codes] * power[: len(codes)])
+    values = _finished((sums[np.append(first[1:], len(codes))] - sums[first]) * inverse[first])
+    sums = _running_sums(values * power[: len(values)])
+    text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
+    unit_begins = np.searchsorted(letters[first], text_begins)
+    lengths = np.diff(unit_begins)
+    counts = np.where(lengths > 0, np.maximum(lengths - n + 1, 1), 0)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    begin = np.arange(starts[-1]) + np.repeat(unit_begins[:-1] - starts[:-1], counts)
+    end = begin + np.repeat(np.minimum(lengths, n), counts)
+    return Grams(_finished((sums[end] - sums[begin]) * inverse[begin]), starts)
+
+
+def _running_sums(values: Hashes) -> Hashes:
+    sums = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values, out=sums[1:])
+    return sums
+
+
+def _finished(values: Hashes) -> Hashes:
+    """Spread every bit over the word."""
+    values ^= values >> _SHIFT
+    values *= _FINISH
+    values ^= values >> _SHIFT
+    return values
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[npt.NDArray[np.uint8], Hashes, Hashes, Hashes]:
+    """By code point its kind and its value (that of its lower case); powers of the base and of its inverse."""
+    kinds = np.array([*map(_kind, range(_CODES)), _DROPPED], np.uint8)
+    lower = [ord(low) if len(low := chr(code).lower()) == 1 else code for code in range(_CODES)] + [_CODES]
+    values = _finished(_finished((np.array(lower, np.uint64) + np.uint64(1)) * np.uint64(_BASE)))
+    most = 2 * PIECE_CHARS + 2  # texts of a batch and the marks between them
+    power = np.cumprod(np.full(most, _BASE, np.uint64)) * np.uint64(pow(_BASE, -1, 2**64))
+    inverse = np.cumprod(np.full(most, pow(_BASE, -1, 2**64), np.uint64)) * np.uint64(_BASE)
+    return kinds, values, power, inverse
+
+
+def _kind(code: int) -> int:
+    """What a code point is: a unit alone, part of a run (letters, digits and marks of other scripts), or nothing."""
+    if any(low <= code <= high for low, high in _ALONE_RANGES):
+        return _ALONE
+    character = chr(code)
+    return _IN_RUN if character.isalnum() or unicodedata.category(character)[0] == "M" else _DROPPED
