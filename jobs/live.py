@@ -44,7 +44,7 @@ def table_of(title: str, statuses: list[StageStatus]) -> Table:
 
 
 def describe(status: StageStatus) -> str:
-    """One cell: rows by state when done, else progress with rate and ETA, else the message."""
+    """One cell: rows by state when done, else progress with ETA and the note of its quality, else the message."""
     if status.message:
         return status.message.replace("[", "\\[")
     if status.counts is not None:
@@ -66,6 +66,7 @@ def describe(status: StageStatus) -> str:
         f"{progress['done']:,}" + (f" of {total:,}" if total else ""),
         *numbers,
         f"{duration(eta)} left" if eta else "",
+        str(progress.get("note") or "").replace("[", "\\["),
     ]
     return ", ".join(part for part in parts if part)
 

@@ -4,6 +4,7 @@ and metrics in immutable JSONL segments `metrics/<worker>-<n>.jsonl`. None of it
 """
 
 import logging
+import shutil
 import sys
 import time
 from typing import Any
@@ -34,7 +35,10 @@ class Progress:
     def update(
         self, done: int | None = None, total: int | None = None, counts: dict[str, int] | None = None, **numbers: Any
     ) -> None:
-        """Say where the stage is. Cheap: writes and prints at most once an interval."""
+        """Say where the stage is. Cheap: writes and prints at most once an interval.
+
+        `note`, among the numbers, is a line for people that stands behind the bar.
+        """
         if done is not None:
             if self._first_done is None:
                 self._first_done = done  # what an earlier process had done does not count towards the rate
@@ -77,7 +81,10 @@ class Progress:
         if sys.stderr.isatty():
             done, total = self.state["done"], self.state["total"]
             share = f" {100 * done / total:5.1f} %" if total else ""
-            print(f"\r{self._stage}: {done:,}{f' of {total:,}' if total else ''}{share}\x1b[K", end="", file=sys.stderr)
+            note = f"  {self.state['note']}" if self.state.get("note") else ""
+            line = f"{self._stage}: {done:,}{f' of {total:,}' if total else ''}{share}{note}"
+            room = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be drawn over
+            print(f"\r{line[:room]}\x1b[K", end="", file=sys.stderr)
         else:
             sys.stderr.write(
                 orjson.dumps(self.state).decode() + "\n"

@@ -1,5 +1,6 @@
 """The answer cache: `answers/<teacher>/<number>.jsonl.zst`, immutable segments of raw answers by request.
 
+A line says what was asked, in short, and what was answered: `{"key", "setup", "row", ..., "answer" or "failure"}`.
 The lowest segment that holds a request wins. Segments are numbered without a gap by create-only writes, so nobody can
 slip one below another that was already read. No request is paid for twice, save those in flight at a kill.
 """
@@ -7,9 +8,10 @@ slip one below another that was already read. No request is paid for twice, save
 import re
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -28,6 +30,21 @@ def teacher_folder(name: str, identity: str) -> str:
     return f"answers/{slug}-{sha256(f'{name} {identity}'.encode()).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a kept answer says of its request, for people and counts: nothing of it decides which answer is found.
+
+    `setup` names what all requests of one teacher and prompt have in common; `row` is the row's id, `known` its answer.
+    """
+
+    setup: str
+    row: str
+    source: str = ""
+    origin: str = ""
+    question: str = ""
+    known: str = ""
+
+
 class AnswerCache:
     """Answers by key: `index` says which segment holds a key, answers themselves stay in the store.
 
@@ -40,6 +57,7 @@ class AnswerCache:
         self._pending: dict[str, bytes] = {}  # key -> its line, not yet in any segment
         self._writing: dict[str, bytes] = {}  # the same, while a segment of them is being written
         self._index: dict[str, str] = {}  # key -> name of the lowest segment that holds it
+        self._setups: Counter[str] = Counter()  # setup -> outcomes in segments that were asked so
         self._loaded: set[str] = set()
         self._number = 0
         self._writer = uuid.uuid4().hex[:8]
@@ -55,20 +73,24 @@ class AnswerCache:
         """How many outcomes wait for the next flush."""
         return len(self._pending)
 
+    def asked_so(self, setup: str) -> int:
+        """How many outcomes that other processes stored can be of this setup, as far as segments are known."""
+        return self._setups[setup] + self._setups[""]
+
     def refresh(self) -> None:
         """Read the segments that have appeared since the last look."""
         names = [entry.key.rsplit("/", 1)[-1] for entry in self.store.list(self.folder)]
         new = sorted(name for name in names if name not in self._loaded)
         with ThreadPoolExecutor(READERS) as pool:
             for name, lines in zip(new, pool.map(self._lines, new), strict=True):
-                self._note(name, [orjson.loads(line)["key"] for line in lines])
+                self._note_lines(name, lines)
 
-    def add(self, key: str, row: str, outcome: Answer | Failure) -> None:
-        """Keep an outcome until the next flush; `row` is the row's id, for people. An answer already kept stays."""
+    def add(self, key: str, asked: Asked, outcome: Answer | Failure) -> None:
+        """Keep an outcome until the next flush. An answer already kept stays."""
         if key in self:
             return
         kind = "answer" if isinstance(outcome, Answer) else "failure"
-        line = orjson.dumps({"key": key, "row": row, kind: asdict(outcome)})
+        line = orjson.dumps({"key": key, **asdict(asked), kind: asdict(outcome)})
         with self._lock:
             self._pending[key] = line
 
@@ -83,8 +105,8 @@ class AnswerCache:
             if not self.store.exclusive:
                 self.refresh()
             while not self.store.create(self._key(name := self._next_name()), data):
-                self._note(name, [orjson.loads(line)["key"] for line in self._lines(name)])
-            self._note(name, self._writing)
+                self._note_lines(name, self._lines(name))
+            self._note_lines(name, self._writing.values())
             with self._lock:
                 self._writing = {}
 
@@ -102,14 +124,17 @@ class AnswerCache:
             for name, lines in zip(names, pool.map(self._lines, names), strict=True):
                 for record in map(orjson.loads, lines):
                     if record["key"] in wanted[name]:
-                        found.setdefault(record["key"], _outcome(record))
+                        found.setdefault(record["key"], outcome_of(record))
         return found
 
-    def _note(self, name: str, keys: Iterable[str]) -> None:
+    def _note_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        records = [orjson.loads(line) for line in lines]
         with self._lock:
             self._loaded.add(name)
             self._number = max(self._number, int(name[:8]))
-            for key in keys:
+            for record in records:
+                key = record["key"]
+                self._setups[record.get("setup", "")] += key not in self._index
                 self._index[key] = min(self._index.get(key, name), name)
 
     def _next_name(self) -> str:
@@ -121,8 +146,14 @@ class AnswerCache:
         return f"{self.folder}/{name}"
 
     def _lines(self, name: str) -> list[bytes]:
-        return zstandard.ZstdDecompressor().decompress(self.store.read(self._key(name))).splitlines()
+        return segment_lines(self.store.read(self._key(name)))
 
 
-def _outcome(record: dict[str, Any]) -> Answer | Failure:
+def segment_lines(data: bytes) -> list[bytes]:
+    """The lines of one segment, in the order in which their answers came."""
+    return zstandard.ZstdDecompressor().decompress(data).splitlines()
+
+
+def outcome_of(record: dict[str, Any]) -> Answer | Failure:
+    """What a segment's line says came back."""
     return Answer(**record["answer"]) if "answer" in record else Failure(**record["failure"])

@@ -12,35 +12,51 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from pipeline.teacher.answers import AnswerCache
-from pipeline.teacher.compose import failure_key, request_body, request_key
+from pipeline.teacher.answers import AnswerCache, Asked
+from pipeline.teacher.compose import Requests, request_body
 from pipeline.teacher.reading import Piece, Row
 from pipeline.teacher.sample import unit_rows
-from pipeline.teacher.settings import AugmentSettings
 
 MOST_READY = 8
 WAIT_SECONDS = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass
 class Question:
-    """One row's request by its names in the cache; both are empty for a row that asks nothing."""
+    """One row and its request's names in the cache, both empty for a row that asks nothing.
 
-    row: str
+    `counted`: what came back is in the worker's figures already.
+    """
+
+    row: Row
     key: str = ""
     failure_key: str = ""
+    counted: bool = False
+
+    def asked(self, setup: str) -> Asked:
+        """What the cache says of it beside the answer."""
+        row = self.row
+        return Asked(setup, row.id, row.source, row.origin, row.turns[-2].content, row.answer)
 
 
 @dataclass
 class Unit:
-    """A unit's rows and their questions; `open` counts requests that are not answered, `whole` says all are drawn."""
+    """A unit's questions, one a row; `open` counts requests that are not answered, `whole` says all are drawn."""
 
     name: str
-    rows: list[Row]
     questions: list[Question] = field(default_factory=list)
     open: int = 0
     answered: int = 0
     whole: bool = False
+
+
+def question_of(row: Row, requests: Requests) -> tuple[Question, dict[str, Any] | None]:
+    """A row's question and its request's body; None for a broken row."""
+    if row.reason:
+        return Question(row), None
+    body = request_body(row, requests.settings)
+    key = requests.key(body)
+    return Question(row, key, requests.failure_key(key)), body
 
 
 class Asking:
@@ -52,17 +68,15 @@ class Asking:
         plan: dict[str, Any],
         units: list[dict[str, Any]],
         cache: AnswerCache,
-        settings: AugmentSettings,
-        teacher: str,
+        requests: Requests,
     ) -> None:
-        self.teacher = teacher
+        self.requests = requests
         self.answered_rows = 0  # of units that are not built yet
         self._cache = cache
-        self._settings = settings
         self._waiting: dict[str, list[Unit]] = {}  # request in flight -> units that need it
         self._ready: queue.SimpleQueue[Unit] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._requests: Iterator[tuple[Question, dict[str, Any]] | None] = self._drawn(unit_rows(pieces, plan, units))
+        self._drawn: Iterator[tuple[Question, dict[str, Any]] | None] = self._draw(unit_rows(pieces, plan, units))
         self._closed = False
 
     def first(self, build_ready: Callable[[], None]) -> Question | None:
@@ -70,15 +84,15 @@ class Asking:
 
         `build_ready` is called after each unit that is passed on the way.
         """
-        for found in self._requests:
+        for found in self._drawn:
             if found is not None:
-                self._requests = chain([found], self._requests)
+                self._drawn = chain([found], self._drawn)
                 return found[0]
             build_ready()
         return None
 
     def __iter__(self) -> Iterator[tuple[Question, dict[str, Any]]]:
-        for found in self._requests:
+        for found in self._drawn:
             if found is not None:
                 yield found
             while self._ready.qsize() > MOST_READY and not self._closed:
@@ -110,12 +124,12 @@ class Asking:
                 self.answered_rows -= unit.answered
             yield unit
 
-    def _drawn(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]] | None]:
+    def _draw(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]] | None]:
         """Every request that is to be sent, and None at the end of each unit."""
         for name, rows in units:
-            unit = Unit(name, rows)
+            unit = Unit(name)
             for row in rows:
-                question, body = self._question(row)
+                question, body = question_of(row, self.requests)
                 unit.questions.append(question)
                 if body is not None and self._must_be_asked(question, unit):
                     yield question, body
@@ -123,13 +137,6 @@ class Asking:
                 unit.whole = True
                 self._release(unit)
             yield None
-
-    def _question(self, row: Row) -> tuple[Question, dict[str, Any] | None]:
-        if row.reason:
-            return Question(row.id), None
-        body = request_body(row, self._settings)
-        key = request_key(body, self.teacher, self._settings)
-        return Question(row.id, key, failure_key(key, self._settings)), body
 
     def _must_be_asked(self, question: Question, unit: Unit) -> bool:
         """False when the answer is there, or when somebody else's request for the same is in flight."""

@@ -4,7 +4,6 @@ Teachers reason in four ways, all recomposed into one: the server's parser set t
 text; the opening tag sat in the prompt (EXAONE 4.0); or there are no tags but `1단계:` steps and then the answer.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import orjson
 
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.recipe.fields import resolved
-from pipeline.recipe.fingerprint import canonical
+from pipeline.recipe.fingerprint import short_hash
 from pipeline.teacher.reading import Row
 from pipeline.teacher.settings import AugmentSettings
 from pipeline.text.thinking import final_answer, join_thinking, same_answer, split_thinking, step_numbers, steps
@@ -27,10 +26,15 @@ _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A row that ends here: `failed` when the teacher gave no answer at all."""
+class Verdict:
+    """What became of one outcome: the teacher's reasoning and answer ("" for what is missing), and why it ends here.
 
-    reason: str
+    `reason` is empty for a row that goes on; `failed` when the teacher gave no answer at all.
+    """
+
+    reasoning: str = ""
+    answer: str = ""
+    reason: str = ""
     detail: str = ""
     failed: bool = False
 
@@ -47,44 +51,57 @@ def request_body(row: Row, settings: AugmentSettings) -> dict[str, Any]:
     return {"messages": [*messages, {"role": "user", "content": prompt}], **settings.sampling.body()}
 
 
-def request_key(body: dict[str, Any], teacher: str, settings: AugmentSettings) -> str:
-    """The name of a request in the answer cache: the teacher's identity, its engine, and the whole request."""
-    engine = resolved(settings.teacher.engine, with_operational=False)
-    engine.pop("max_model_len")  # changes which requests are refused, not what is answered: see failure_key
-    document = {"teacher": teacher, "engine": engine, "rerun": settings.rerun, "body": body}
-    return hashlib.sha256(canonical(document)).hexdigest()[:32]
+class Requests:
+    """One stage's requests and their names in the answer cache; `setup` names what all of them have in common."""
+
+    def __init__(self, teacher: str, settings: AugmentSettings) -> None:
+        self.teacher = teacher
+        self.settings = settings
+        engine = resolved(settings.teacher.engine, with_operational=False)
+        engine.pop("max_model_len")  # changes which requests are refused, not what is answered: see failure_key
+        self._common = {"teacher": teacher, "engine": engine, "rerun": settings.rerun}
+        prompts = {"prompt": settings.prompt, "system_prompt": settings.system_prompt}
+        self.setup = short_hash({**self._common, **prompts, "sampling": settings.sampling.body()}, 16)
+
+    def key(self, body: dict[str, Any]) -> str:
+        """The name of an answer: the teacher's identity, its engine, and the whole request."""
+        return short_hash({**self._common, "body": body}, 32)
+
+    def failure_key(self, key: str) -> str:
+        """The name under which a failure is kept: a longer context or more attempts ask again, an answer stays."""
+        length, attempts = self.settings.teacher.engine.max_model_len, self.settings.client.attempts
+        return short_hash({"key": key, "length": length, "attempts": attempts}, 32)
 
 
-def failure_key(key: str, settings: AugmentSettings) -> str:
-    """The name under which a failure is kept: a longer context or more attempts ask again, an answer stays."""
-    setup = {"key": key, "length": settings.teacher.engine.max_model_len, "attempts": settings.client.attempts}
-    return hashlib.sha256(canonical(setup)).hexdigest()[:32]
-
-
-def compose(row: Row, outcome: Answer | Failure, key: str, teacher: str, settings: AugmentSettings) -> bytes | Rejected:
-    """The augmented row as a JSON line, its answer now `<think>\\n1단계: ...\\n</think>\\n\\n...`, or why not.
-
-    `teacher` in the row says who answered which request, and what the answer was before.
-    """
+def judge(row: Row, outcome: Answer | Failure, settings: AugmentSettings) -> Verdict:
+    """Whether the row goes on with what the teacher said, and what that was; the first reason against it wins."""
     if isinstance(outcome, Failure):
-        return Rejected(outcome.reason, outcome.detail, failed=True)
-    if outcome.finish_reason == "length":
-        return Rejected(
-            "truncated", f"{outcome.completion_tokens} tokens, max_tokens is {settings.sampling.max_tokens}"
-        )
+        return Verdict("", "", outcome.reason, outcome.detail, failed=True)
     reasoning, answer = reasoning_and_answer(outcome)
-    if not answer:
-        return Rejected("empty_answer")
-    if not reasoning:
-        return Rejected("no_reasoning")
-    if not steps(reasoning):
-        if settings.unnumbered == "reject":
-            return Rejected("no_steps")
-        reasoning = numbered(reasoning)
-    if settings.keep_only_matching_answers and not same_answer(answer, row.answer):
-        return Rejected(
-            "answer_mismatch", f"teacher {final_answer(answer)!r:.80}, known {final_answer(row.answer)!r:.80}"
-        )
+    reason = detail = ""
+    if outcome.finish_reason == "length":
+        reason = "truncated"
+        detail = f"{outcome.completion_tokens} tokens, max_tokens is {settings.sampling.max_tokens}"
+    elif not answer:
+        reason = "empty_answer"
+    elif not reasoning:
+        reason = "no_reasoning"
+    elif settings.unnumbered == "reject" and not steps(reasoning):
+        reason = "no_steps"
+    elif settings.keep_only_matching_answers and not same_answer(answer, row.answer):
+        reason = "answer_mismatch"
+        detail = f"teacher {final_answer(answer)!r:.80}, known {final_answer(row.answer)!r:.80}"
+    return Verdict(reasoning, answer, reason, detail)
+
+
+def turn(verdict: Verdict) -> str:
+    """The assistant's turn of a row that goes on: `<think>\\n1단계: ...\\n</think>\\n\\n...`."""
+    numbered_reasoning = verdict.reasoning if steps(verdict.reasoning) else numbered(verdict.reasoning)
+    return join_thinking(numbered_reasoning, verdict.answer)
+
+
+def compose(row: Row, outcome: Answer, verdict: Verdict, key: str, teacher: str, settings: AugmentSettings) -> bytes:
+    """The augmented row as a JSON line; `teacher` in it says who answered which request, and what it replaced."""
     provenance = {
         "model": settings.teacher.name(),
         "identity": teacher,
@@ -94,7 +111,7 @@ def compose(row: Row, outcome: Answer | Failure, key: str, teacher: str, setting
         "completion_tokens": outcome.completion_tokens,
         "replaced": row.answer,
     }
-    messages = [*row.value["messages"][:-1], {"role": "assistant", "content": join_thinking(reasoning, answer)}]
+    messages = [*row.value["messages"][:-1], {"role": "assistant", "content": turn(verdict)}]
     named = {"source": row.source, "id": row.id, "origin": row.origin}
     return orjson.dumps({**row.value, "messages": messages, **named, "teacher": provenance})
 

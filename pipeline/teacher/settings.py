@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.engine.settings import ClientSettings, EngineSettings
 from pipeline.recipe.fields import Closed, OutputType, StageSettings, operational
 from pipeline.recipe.references import ModelReference, RowsReference
+from pipeline.teacher.stopping import StopRule
 from pipeline.teacher.verdict import Limits, refusals
 from pipeline.text.chinese import ChineseRule
 
@@ -130,6 +131,9 @@ class AugmentSettings(StageSettings):
     )
     unit_rows: int = Field(default=1024, ge=1, description="Rows that are committed together.")
     compression: Literal["zstd", "gzip", "none"] = "zstd"
+    stop_if: Annotated[StopRule | None, operational] = Field(
+        default=None, description="When the stage ends at once because of what the teacher says; null: never."
+    )
     client: Annotated[ClientSettings, operational] = Field(
         default=ClientSettings(), description="Concurrency, retries, waits."
     )

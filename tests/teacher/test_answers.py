@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.store.objects import Store
-from pipeline.teacher.answers import AnswerCache, teacher_folder
+from pipeline.teacher.answers import AnswerCache, Asked, teacher_folder
 
 
 def answer(text: str) -> Answer:
@@ -15,9 +15,9 @@ def answer(text: str) -> Answer:
 
 def test_the_lowest_segment_that_holds_a_request_wins(store_url: str) -> None:
     first, second = (AnswerCache(Store(store_url), "answers/t") for _ in range(2))
-    first.add("k", "row", answer("먼저"))
-    second.add("k", "row", answer("나중"))
-    second.add("only", "row", Failure("over_length", "400"))
+    first.add("k", Asked("s", "row"), answer("먼저"))
+    second.add("k", Asked("s", "row"), answer("나중"))
+    second.add("only", Asked("s", "row"), Failure("over_length", "400"))
     first.flush()
     second.flush()
     for cache in (first, second, AnswerCache(Store(store_url), "answers/t")):
@@ -29,8 +29,8 @@ def test_the_lowest_segment_that_holds_a_request_wins(store_url: str) -> None:
 
 def test_an_answer_is_known_before_and_after_its_flush(tmp_path: Path) -> None:
     cache = AnswerCache(Store(f"file://{tmp_path}"), "answers/t")
-    cache.add("k", "row", answer("하나"))
-    cache.add("k", "row", answer("둘"))
+    cache.add("k", Asked("s", "row"), answer("하나"))
+    cache.add("k", Asked("s", "row"), answer("둘"))
     assert "k" in cache and cache.pending == 1
     cache.flush()
     cache.flush()
@@ -43,7 +43,7 @@ def test_writers_without_create_only_writes_take_names_of_their_own(tmp_path: Pa
     for number, store in enumerate(stores):
         store.exclusive = False
         cache = AnswerCache(store, "answers/t")
-        cache.add(f"k{number}", "row", answer(str(number)))
+        cache.add(f"k{number}", Asked("s", "row"), answer(str(number)))
         cache.flush()
     reader = AnswerCache(stores[0], "answers/t")
     reader.refresh()
