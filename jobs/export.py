@@ -1,4 +1,7 @@
-"""`export`: copy a stage's outputs out of the store under human names. Logic: pipeline.store.export."""
+"""`export` copies a stage's outputs out of the store under human names, `parts` says where they lie in it.
+
+Logic: pipeline.store.export.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +12,9 @@ from jobs.options import DEFAULT_STORE, StoreOption, configure_logging
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's command."""
+    """Add this module's commands."""
     app.command("export")(export)
+    app.command("parts")(parts)
 
 
 def export(
@@ -33,3 +37,19 @@ def export(
     opened = open_store(store)
     for path in export_stage(opened, find_run(opened, run), stage, folder, output, overwrite):
         typer.echo(str(path))
+
+
+def parts(
+    place: Annotated[
+        str, typer.Argument(metavar="RUN:STAGE", help="Or RUN:STAGE/OUTPUT, e.g. latest:prepare/rejects.")
+    ],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Print the URLs of a stage's parts, one a line, for DuckDB, datasets and others that read URLs."""
+    from pipeline.errors import UserError
+    from pipeline.store.export import part_urls
+
+    if not all(place.rpartition(":")):
+        raise UserError(f"{place!r} is not RUN:STAGE", "Example: hanforge parts latest:prepare")
+    for url in part_urls(place, store):
+        typer.echo(url)

@@ -10,7 +10,7 @@
 | evaluate  | scores and predictions                                                                       |
 
 Rows keep their bytes. Every file is checked against the manifest and appears whole; `<stage>.manifest.json` says what
-run, fingerprint and counts they belong to.
+run, fingerprint and counts they belong to. `part_urls` names the parts where they lie, for readers that open URLs.
 """
 
 import os
@@ -26,7 +26,9 @@ import orjson
 from pipeline.errors import Trouble, UserError
 from pipeline.recipe import models
 from pipeline.store.commit import Manifest
+from pipeline.store.named import run_output
 from pipeline.store.objects import Store
+from pipeline.store.probe import open_store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock
 from pipeline.store.shards import Part, file_sha256
@@ -65,13 +67,24 @@ def export(
     return sorted(made)
 
 
-def base_name(lock: RunLock, stage: str) -> str:
+def part_urls(place: str, store: str = "") -> list[str]:
+    """The URLs of the parts of `RUN:STAGE` or `RUN:STAGE/OUTPUT` in their order, as DuckDB and datasets open them.
+
+    `store`: its URL, by default HANFORGE_STORE. Raises what `export` raises.
+    Example: duckdb.sql("SELECT source, count(*) FROM read_json(?) GROUP BY 1", params=[part_urls("latest:prepare")])
+    """
+    opened = open_store(store or os.environ.get("HANFORGE_STORE", ""))
+    named = run_output(opened, place, place)
+    return [file.url for file in Rows(opened, place, named.parts).files()]
+
+
+def base_name(recipe: models.Recipe, stage: str) -> str:
     """What a prepared set is called: its stage's name without the word prepare, or the recipe's name.
 
     Example: "prepare_phase1" -> "phase1"; "prepare" of recipe "demo" -> "demo"
     """
     words = [word for word in re.split(r"[_-]", stage) if word not in ("prepare", "prepared", "data")]
-    return "_".join(words) or lock.recipe.name.replace("-", "_")
+    return "_".join(words) or recipe.name.replace("-", "_")
 
 
 def _one_output(
@@ -82,7 +95,7 @@ def _one_output(
         is_checkpoint = type(lock.settings(stage)).OUTPUTS[output] in ("adapter", "model")
         return _named_files(store, parts, folder / FOLDER if is_checkpoint else folder, overwrite)
     rows = Rows(store, stage, tuple(parts))
-    kind, name = lock.stages[stage].kind, base_name(lock, stage)
+    kind, name = lock.stages[stage].kind, base_name(lock.recipe, stage)
     if output == "rows" and kind in BY_SOURCE:
         return _by_source(rows, folder, BY_SOURCE[kind], overwrite)
     if output == "rows":
@@ -119,15 +132,19 @@ def _named_files(store: Store, parts: list[Part], target: Path, overwrite: bool)
 
 
 def _by_source(rows: Rows, folder: Path, suffix: str, overwrite: bool) -> list[Path]:
-    files: dict[str, tuple[Path, IO[bytes]]] = {}
+    """One file per source; sources whose names differ only in what no file name may hold share one."""
+    files: dict[str, Path] = {}
+    open_files: dict[Path, IO[bytes]] = {}
     with ExitStack() as stack:
         for line in rows.lines():
             source = str(orjson.loads(line)["source"])
             if source not in files:
                 path = folder / f"{UNUSABLE.sub('_', source)}_{suffix}.jsonl"
-                files[source] = (path, stack.enter_context(_appearing(path, overwrite)))
-            files[source][1].write(line + b"\n")
-    return [path for path, _ in files.values()]
+                if path not in open_files:
+                    open_files[path] = stack.enter_context(_appearing(path, overwrite))
+                files[source] = path
+            open_files[files[source]].write(line + b"\n")
+    return list(open_files)
 
 
 def _rows_file(rows: Rows, path: Path, overwrite: bool) -> Path:

@@ -6,10 +6,11 @@ import orjson
 import pytest
 
 from pipeline.errors import Trouble, UserError
-from pipeline.store.export import _by_source, export
+from pipeline.recipe.load import load_recipe
+from pipeline.store.commit import Counts
+from pipeline.store.export import base_name, export
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter
-from pipeline.store.stage import Rows
 from tests.store.world import finish_files, finish_rows, locked, rows
 
 
@@ -74,15 +75,38 @@ def test_a_stage_that_is_not_done_is_said_so(tmp_path: Path) -> None:
         export(store, locked(store, tmp_path), "prepare_phase1", tmp_path / "out")
 
 
-def test_augmented_rows_are_split_by_source_in_their_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "ending"), [("augment", "cot_augmented"), ("validate", "cot_validated")])
+def test_reasoning_rows_are_split_by_source_in_their_order(tmp_path: Path, stage: str, ending: str) -> None:
     store = Store(str(tmp_path / "store"))
     lock = locked(store, tmp_path)
-    mixed = [line for pair in zip(rows(5, "orca_math_ko"), rows(5, "won/../instruct"), strict=True) for line in pair]
-    finish_rows(store, lock, "prepare_phase1", mixed)
-    manifest = lock.directory(store, "prepare_phase1").manifest()
-    assert manifest is not None
-    parts = Rows(store, "augment", tuple(manifest.outputs["rows"]))
-    made = _by_source(parts, tmp_path, "cot_augmented", overwrite=False)
-    names = [path.name for path in made]
-    assert names == ["orca_math_ko_cot_augmented.jsonl", "won_.._instruct_cot_augmented.jsonl"]
-    assert (tmp_path / made[0].name).read_bytes() == b"\n".join(rows(5, "orca_math_ko")) + b"\n"
+    sources = ("orca_math_ko", "won/../instruct", "won:..:instruct")
+    mixed = [line for lines in zip(*(rows(5, source) for source in sources), strict=True) for line in lines]
+    finish_rows(store, lock, stage, mixed, [b'{"reason":"chinese"}'], checked=16, counts={"passed": 15})
+    made = export(store, lock, stage, tmp_path / "out")
+    content = {path.name: path.read_bytes().splitlines() for path in made}
+    both = zip(rows(5, sources[1]), rows(5, sources[2]), strict=True)
+    assert content.pop(f"{stage}.manifest.json")
+    assert content == {
+        f"{stage}_rejects.jsonl": [b'{"reason":"chinese"}'],
+        f"orca_math_ko_{ending}.jsonl": rows(5, "orca_math_ko"),
+        f"won_.._instruct_{ending}.jsonl": [line for lines in both for line in lines],
+    }
+
+
+def test_the_held_out_rows_have_their_own_name(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    lock = locked(store, tmp_path)
+    directory = lock.directory(store, "prepare_phase1")
+    with directory.write_rows("0", "heldout") as writer:
+        writer.write(rows(1)[0])
+    directory.commit_unit("0", {"heldout": [writer.committed()]}, Counts(1, 1))
+    directory.commit_manifest(["0"])
+    names = [path.name for path in export(store, lock, "prepare_phase1", tmp_path / "out", "heldout")]
+    assert names == ["phase1_heldout_1samples.jsonl", "prepare_phase1.manifest.json"]
+
+
+def test_the_shipped_recipe_exports_under_the_names_that_its_user_gave() -> None:
+    recipe = load_recipe("korean-vla")
+    assert base_name(recipe, "prepare_phase1") == "phase1"
+    assert recipe.stages["prepare_phase1"].target_samples == 256_000  # phase1_korean_256000samples.jsonl
+    assert base_name(load_recipe("multiturn-14b"), "prepare") == "multiturn_14b"

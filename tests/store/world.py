@@ -1,6 +1,7 @@
 """A small recipe whose stages a test finishes by hand, through the real commit protocol."""
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -16,6 +17,8 @@ stages:
   prepare_phase1: {kind: prepare, source: {input: raw}}
   phase1: {kind: train, base: BASE, data: {stage: prepare_phase1}}
   merge1: {kind: merge, base: BASE, adapter: {stage: phase1}}
+  augment: {kind: augment, source: {stage: prepare_phase1}, teacher: {served_model_name: t}}
+  validate: {kind: validate, source: {stage: augment}}
 """
 
 
@@ -35,7 +38,14 @@ def rows(count: int, source: str = "kowiki") -> list[bytes]:
     return [orjson.dumps({"messages": [], "source": source, "id": f"{number:032x}"}) for number in range(count)]
 
 
-def finish_rows(store: Store, lock: RunLock, stage: str, lines: list[bytes], rejects: list[bytes] = []) -> None:  # noqa: B006
+def finish_rows(
+    store: Store,
+    lock: RunLock,
+    stage: str,
+    lines: list[bytes],
+    rejects: list[bytes] = [],
+    **measured: Any,  # noqa: B006
+) -> None:
     """Commit a rows stage of two units."""
     directory = lock.directory(store, stage)
     units = [("0", lines[: len(lines) // 2]), ("1", lines[len(lines) // 2 :])]
@@ -50,7 +60,7 @@ def finish_rows(store: Store, lock: RunLock, stage: str, lines: list[bytes], rej
                 outputs[output] = [writer.committed()]
         rejected = {"chinese": len(rejects)} if rejects and unit == "0" else {}
         directory.commit_unit(unit, outputs, Counts(len(mine) + sum(rejected.values()), len(mine), rejected))
-    directory.commit_manifest(["0", "1"])
+    directory.commit_manifest(["0", "1"], measured)
 
 
 def finish_files(store: Store, lock: RunLock, stage: str, output: str, files: dict[str, bytes], folder: Path) -> None:
