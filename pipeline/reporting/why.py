@@ -76,6 +76,9 @@ def _refused(lock: RunLock, status: StageStatus) -> tuple[str, str]:
     look = f"hanforge show-sample {lock.run_id}:{status.name}"
     if status.kind == "validate":
         return cause, f"Look at what was rejected ({look} --output rejects), mend its cause, or change the limits"
+    if status.kind == "augment":
+        look = f"hanforge peek {status.name} --run {lock.run_id} --once"
+        return cause, f"Look at the answers ({look}), mend the prompt or the teacher, or change stop_if"
     return cause, f"Look at the scores and wrong answers (hanforge report {lock.run_id}), or change the limits"
 
 

@@ -12,6 +12,7 @@ from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
 from pipeline.text.chatml import Turn
 from pipeline.text.examine import content_key
+from tests.servers.openai_endpoint import OpenAIServer
 
 
 def prepared_row(number: int, source: str, multi: bool = False, mark: str = "") -> dict[str, Any]:
@@ -89,3 +90,15 @@ def output(stage: Stage, name: str = "rows") -> list[dict[str, Any]]:
     return [
         orjson.loads(line) for part in manifest.outputs[name] for line in part_lines(stage.store, part)
     ]
+
+
+def augmented(store: Store, rows: list[bytes], **changes: Any) -> Stage:
+    """A finished augment stage over these rows, its settings changed as said."""
+    stage = Stage(store, with_prepared(store, rows, {"augment": augment_settings(**changes)}), "augment")
+    run(stage)
+    return stage
+
+
+def asked(server: OpenAIServer) -> int:
+    """How many chat requests the endpoint has received."""
+    return int(server.stats()["received"])

@@ -1,7 +1,6 @@
 """augment on a real store with a real HTTP endpoint whose answers follow from the request."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +12,14 @@ from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
 from tests.engine.tiny import bare_checkpoint
-from tests.servers.openai_endpoint import OpenAIServer, openai_server
-from tests.teacher.runs import augment_settings, output, prepared_rows, run, with_prepared
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[OpenAIServer]:
-    with openai_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIServer:
-    _server.control(latency_seconds=0.0, fault_rate=0.0, down=False, style="tags", models=["teacher"], key=None)
-    monkeypatch.setenv("HANFORGE_TEACHER_ENDPOINT", _server.url)
-    return _server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"file://{tmp_path / 'store'}")
-
-
-def augmented(store: Store, rows: list[bytes], **changes: Any) -> Stage:
-    stage = Stage(store, with_prepared(store, rows, {"augment": augment_settings(**changes)}), "augment")
-    run(stage)
-    return stage
+from tests.servers.openai_endpoint import OpenAIServer
+from tests.teacher.runs import asked, augment_settings, augmented, output, prepared_rows, run, with_prepared
 
 
 def content(stage: Stage) -> tuple[str, str]:
     manifest = stage.directory.manifest()
     assert manifest is not None
     return manifest.content("rows"), manifest.content("rejects")
-
-
-def asked(server: OpenAIServer) -> int:
-    return int(server.stats()["received"])
 
 
 def test_each_row_ends_in_one_state_and_keeps_its_provenance(store: Store, server: OpenAIServer) -> None:
@@ -106,19 +77,6 @@ def test_faults_change_no_byte(tmp_path: Path, server: OpenAIServer) -> None:
     assert content(calm) == content(shaken)
 
 
-def test_no_request_is_paid_for_twice_across_changed_settings(store: Store, server: OpenAIServer) -> None:
-    rows = prepared_rows(200)
-    before = asked(server)
-    trial = augmented(store, rows, sample_ratio=0.2)
-    assert asked(server) - before == 40
-    full = augmented(store, rows, sample_ratio=1.0, unit_rows=50)
-    assert asked(server) - before == 200
-    kept = augmented(store, rows, sample_ratio=0.5, keep_only_matching_answers=True)
-    assert asked(server) - before == 200
-    ids = [{row["id"] for row in output(stage)} for stage in (trial, kept, full)]
-    assert ids[0] < ids[1] < ids[2]
-
-
 def test_answers_that_are_there_need_no_teacher(store: Store, server: OpenAIServer) -> None:
     rows = prepared_rows(60)
     augmented(store, rows)
@@ -126,25 +84,6 @@ def test_answers_that_are_there_need_no_teacher(store: Store, server: OpenAIServ
     stage = augmented(store, rows, sample_ratio=0.5)
     manifest = stage.directory.manifest()
     assert manifest is not None and manifest.counts.ok == 30
-
-
-def test_a_failure_is_asked_again_once_the_context_is_longer(store: Store, server: OpenAIServer) -> None:
-    rows = prepared_rows(10, marks={3: "[over-length]"})
-    augmented(store, rows)
-    before = asked(server)
-    augmented(store, rows, keep_only_matching_answers=True)
-    assert asked(server) == before
-    teacher = {"served_model_name": "teacher", "engine": {"max_model_len": 8192}}
-    augmented(store, rows, teacher=teacher)
-    assert asked(server) == before + 1
-
-
-def test_rerun_asks_everything_again(store: Store, server: OpenAIServer) -> None:
-    rows = prepared_rows(10)
-    augmented(store, rows)
-    before = asked(server)
-    augmented(store, rows, rerun=1)
-    assert asked(server) == before + 10
 
 
 def test_a_stop_stores_what_came_and_the_next_process_goes_on(store: Store, server: OpenAIServer) -> None:
