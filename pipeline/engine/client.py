@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
@@ -121,8 +122,11 @@ class Client:
         tries = counted = 0
         alive_before = False
         while True:
+            started = time.monotonic()
             try:
-                return await self._post(body)
+                found = await self._post(body)
+                seconds = round(time.monotonic() - started, 3)
+                return replace(found, seconds=seconds, retries=tries) if isinstance(found, Answer) else found
             except Passing as error:
                 tries, counted = tries + 1, counted + error.counts
                 self._check()

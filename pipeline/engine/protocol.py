@@ -5,7 +5,7 @@ others): both are read, one is never lost.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -35,13 +35,18 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `reasoning` is what the server's parser set apart, None without one."""
+    """What the model said. `reasoning` is what the server's parser set apart, None without one.
+
+    `seconds` is how long the last try took, `retries` how many came before it: about the asking, not the answer.
+    """
 
     content: str
     reasoning: str | None
     finish_reason: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
+    retries: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

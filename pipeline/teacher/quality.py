@@ -4,6 +4,7 @@ Measured on the teacher's own words, before anything is numbered or recomposed: 
 are both there and whole, in whichever way the teacher sets them apart.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,15 +28,21 @@ COUNTS = (
     "characters",
     "prompt_tokens",
     "completion_tokens",
+    "retries",
 )
+BINS_PER_DOUBLING = 4  # of the seconds that answers took
 
 
 @dataclass
 class Quality:
-    """Counts by name (`COUNTS`), reasons of rows that ended here, and up to three examples of each fault."""
+    """Counts by name (`COUNTS`), reasons of rows that ended here, and up to three examples of each fault.
+
+    `seconds` counts answers by how long they took: the upper edge of the bin, a quarter of a doubling wide.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
     def note(self, row: Row, outcome: Answer | Failure, verdict: Verdict) -> None:
@@ -51,7 +58,9 @@ class Quality:
                 characters=len(verdict.reasoning) + len(verdict.answer),
                 prompt_tokens=outcome.prompt_tokens,
                 completion_tokens=outcome.completion_tokens,
+                retries=outcome.retries,
             )
+            self.seconds[_bin(outcome.seconds)] += 1
         if verdict.reason:
             facts.update(without_row=1, failed=int(verdict.failed))
             self.reasons[verdict.reason] += 1
@@ -66,12 +75,18 @@ class Quality:
             fault: [*self.examples.get(fault, ()), *other.examples.get(fault, ())][:MOST_EXAMPLES]
             for fault in {**self.examples, **other.examples}
         }
-        return Quality(self.counts + other.counts, self.reasons + other.reasons, examples)
+        seconds = self.seconds + other.seconds
+        return Quality(self.counts + other.counts, self.reasons + other.reasons, seconds, examples)
 
     def plain(self) -> dict[str, Any]:
         """As JSON values; every count of `COUNTS` is there, 0 included."""
         counts = {name: self.counts[name] for name in COUNTS}
-        return {**counts, "reasons": dict(sorted(self.reasons.items())), "examples": self.examples}
+        return {
+            **counts,
+            "reasons": dict(sorted(self.reasons.items())),
+            "seconds": dict(sorted(self.seconds.items(), key=lambda item: float(item[0]))),
+            "examples": self.examples,
+        }
 
     def shares(self) -> dict[str, Any]:
         """Rates for people, 0 to 1, and the mean length in characters; rates of nothing are left out."""
@@ -104,7 +119,7 @@ class Quality:
 def quality_from(plain: dict[str, Any]) -> Quality:
     """The inverse of `plain`."""
     counts = Counter({name: plain[name] for name in COUNTS})
-    return Quality(counts, Counter(plain["reasons"]), plain["examples"])
+    return Quality(counts, Counter(plain["reasons"]), Counter(plain["seconds"]), plain["examples"])
 
 
 def _faults(facts: Counter[str]) -> list[str]:
@@ -123,6 +138,13 @@ def _example(row: Row, outcome: Answer | Failure, verdict: Verdict) -> dict[str,
         "question": _short(row.turns[-2].content),
         "answer": _short(said),
     }
+
+
+def _bin(seconds: float) -> str:
+    """Example: 3.1 -> "3.36" (of 2.83 to 3.36); 0 -> "0": an answer that was not timed."""
+    if seconds <= 0:
+        return "0"
+    return f"{2 ** (math.ceil(math.log2(seconds) * BINS_PER_DOUBLING) / BINS_PER_DOUBLING):.3g}"
 
 
 def _short(text: str) -> str:
