@@ -5,7 +5,7 @@ committed predictions and nothing else.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -73,9 +73,10 @@ def run(stage: Stage) -> None:
             items, thinking = units[name]
             _answer_unit(stage, name, items, thinking, answers)
             _report(stage, units)
+    measured = _scores(stage, list(units))
     for _ in undone(stage, names):
-        _commit_scores(stage, list(units))
-    stage.directory.commit_manifest(names, _scores(stage, list(units)))
+        _commit_scores(stage, measured)
+    stage.directory.commit_manifest(names, measured)
 
 
 def _report(stage: Stage, units: Units) -> None:
@@ -214,13 +215,14 @@ def _predictions(stage: Stage, units: list[str]) -> Iterator[dict[str, Any]]:
 def _scores(stage: Stage, units: list[str]) -> dict[str, Any]:
     """The averages over the committed predictions; with a baseline, before and after."""
     settings: EvaluateSettings = stage.settings
-    averages = averaged(_predictions(stage, units))
+    missed: list[dict[str, Any]] = []
+    averages = averaged(_noting_missed(_predictions(stage, units), missed))
     found: dict[str, Any] = {
         "scores": flat(averages),
         "averages": averages,
         "model": stage.identity(settings.model),
         "backend": settings.backend,
-        "missed_questions": _missed(stage, units),
+        "missed_questions": missed,
     }
     if settings.training_data is not None:
         found["overlap_with_training"] = 0  # any other number ends the stage
@@ -230,19 +232,18 @@ def _scores(stage: Stage, units: list[str]) -> dict[str, Any]:
     return found
 
 
-def _missed(stage: Stage, units: list[str]) -> list[dict[str, Any]]:
-    """The shipped questions that were not passed, each with the rules that its answer broke."""
-    return [
-        {"id": row["id"], "thinking": row["thinking"], "missed": row["marks"]["missed"]}
-        for row in _predictions(stage, [unit for unit in units if unit.startswith("questions-")])
-        if not row["marks"]["passed"]
-    ]
+def _noting_missed(rows: Iterable[dict[str, Any]], missed: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same rows; the shipped questions that were not passed are noted, each with the rules its answer broke."""
+    for row in rows:
+        if row["collection"] == "questions" and not row["marks"]["passed"]:
+            missed.append({"id": row["id"], "thinking": row["thinking"], "missed": row["marks"]["missed"]})
+        yield row
 
 
-def _commit_scores(stage: Stage, units: list[str]) -> None:
+def _commit_scores(stage: Stage, measured: dict[str, Any]) -> None:
     """Commit the averages as a file, for readers elsewhere."""
     path = stage.scratch() / "scores.json"
-    path.write_bytes(orjson.dumps(_scores(stage, units), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    path.write_bytes(orjson.dumps(measured, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     part = stage.directory.write_file(SCORES, path, path.name)
     stage.directory.commit_unit(SCORES, {SCORES: [part]}, Counts())
 

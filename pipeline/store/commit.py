@@ -10,6 +10,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ import orjson
 from pipeline.errors import Trouble
 from pipeline.store.objects import Store
 from pipeline.store.shards import SUFFIX, Compression, Part, ShardWriter, file_sha256
+
+READERS = 16  # small objects that are read at once
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,9 @@ class StageDirectory:
 
     def done(self) -> dict[str, Done]:
         """Every committed unit by name."""
-        entries = self.store.list(self.key("done"))
-        records = [_done(orjson.loads(self.store.read(entry.key))) for entry in entries]
+        keys = [entry.key for entry in self.store.list(self.key("done"))]
+        with ThreadPoolExecutor(READERS) as pool:
+            records = [_done(orjson.loads(data)) for data in pool.map(self.store.read, keys)]
         return {record.unit: record for record in records}
 
     def done_names(self) -> set[str]:

@@ -21,7 +21,7 @@ from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, create_run, find_run, resolve
 from tests.conftest import use_s3
-from tests.crash.nursery import Nursery
+from tests.crash.nursery import DATA, TRAINING, Nursery
 from tests.servers.faulty_proxy import faulty_proxy
 from tests.servers.openai_endpoint import OpenAIServer, openai_server
 from tests.servers.s3 import S3Server
@@ -111,12 +111,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     recipe.write_text(text, "utf-8")
     calm = Store(f"file://{folder / 'calm'}")
     lock = create_run(calm, resolve(calm, load_recipe(str(recipe)), {"raw": str(folder / "raw")}))
-    with openai_server() as teacher, Nursery(folder / "log") as nursery:
+    with openai_server() as teacher, Nursery(folder / "logs", (*TRAINING, *DATA)) as nursery:
         made = World(nursery, teacher, calm, lock)
         for stage in STAGES:
             began = time.monotonic()
-            nursery.start(made.command(calm, stage), settings(teacher, folder))
-            assert nursery.ended() == 0, nursery.log()
+            child = nursery.start(made.command(calm, stage), settings(teacher, folder))
+            assert child.ended() == 0, child.log()
             made.seconds[stage] = time.monotonic() - began
         yield made
 
@@ -152,11 +152,11 @@ def killed_until_done(world: World, store: Store, stage: str, rng: random.Random
         # late instants grow likelier with the kills, so that it ends
         delay = rng.random() * world.seconds[stage] * (1.0 + 0.15 * kills)
         child = world.nursery.start(world.command(store, stage), settings(world.teacher, folder))
-        timer = threading.Timer(delay, os.kill, (child, signal.SIGKILL))
+        timer = threading.Timer(delay, child.signal, (signal.SIGKILL,))
         timer.start()
-        code = world.nursery.ended()
+        code = child.ended()
         timer.cancel()
-        assert code in (0, -signal.SIGKILL), world.nursery.log()
+        assert code in (0, -signal.SIGKILL), child.log()
         kills += code == -signal.SIGKILL
     return kills
 

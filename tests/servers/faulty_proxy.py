@@ -8,8 +8,10 @@
 | slowdown | 503 SlowDown                                          | no                       |
 | lost     | connection closed without an answer                   | YES                      |
 | cut      | connection closed in the middle of the answer         | YES                      |
-| delay    | the right answer, 50 to 500 ms late                   | yes                      |
+| delay    | the right answer, up to `most_delay_seconds` late     | yes                      |
+| held     | nothing until `release()`: only by plan               | YES, after the release   |
 
+A held request is applied even when its client has given up or died meanwhile: a slow writer that comes back.
 `lost` on a conditional PUT is the trap of the 412 for one's own success: the retry finds the first try's object.
 The n-th request's fate depends on seed and n alone.
 """
@@ -60,12 +62,19 @@ class FaultyProxy:
     address: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     requests: int = 0
+    arrived: int = 0  # held requests that the server has answered
+    most_delay_seconds: float = 0.5
     planned: deque[PlannedFault] = field(default_factory=deque)
     seen: list[tuple[str, str, str]] = field(default_factory=list)
+    _released: threading.Event = field(default_factory=threading.Event)
 
     def plan(self, kind: str, method: str = "", path_part: str = "", times: int = 1) -> None:
         """Let the next `times` requests with this method and part of a path fail in this way, whatever the rate."""
         self.planned.extend([PlannedFault(kind, method, path_part)] * times)
+
+    def release(self) -> None:
+        """Let every held request go on to the server."""
+        self._released.set()
 
     def fate(self, request: Request) -> str:
         """What happens to this request: a kind, or "ok"."""
@@ -96,9 +105,12 @@ class FaultyProxy:
             writer.write(_refusal(request, *REFUSALS[kind]))
             await writer.drain()
             return True
+        while kind == "held" and not self._released.is_set():
+            await asyncio.sleep(0.02)
         answer = await self.forward(request)
+        self.arrived += kind == "held"
         if kind == "delay":
-            await asyncio.sleep(random.Random(self.requests).uniform(0.05, 0.5))
+            await asyncio.sleep(random.Random(self.requests).uniform(0.1, 1.0) * self.most_delay_seconds)
         if kind in ("lost", "cut"):
             writer.write(_cut(answer) if kind == "cut" else b"")
             await writer.drain()
@@ -199,12 +211,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--most-delay-seconds", type=float, default=0.5)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--with-parent", action="store_true")
     arguments = parser.parse_args()
     if arguments.with_parent:
         die_with_parent()
     proxy = FaultyProxy(arguments.upstream, arguments.rate, arguments.seed, tuple(arguments.kinds.split(",")))
+    proxy.most_delay_seconds = arguments.most_delay_seconds
     asyncio.run(_serve_forever(proxy, arguments.port))
 
 

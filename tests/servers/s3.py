@@ -4,6 +4,9 @@
 - conditional writes are atomic: moto checks `If-None-Match: *` and writes in two steps, so a race of 16 threads can
   have two winners there; S3 has exactly one;
 - access keys `refused` and `expired` are answered as S3 answers them (403 InvalidAccessKeyId, 400 ExpiredToken);
+- access keys `until-N-...` are good for N requests, then answered as an expired token is: 400 (S3), or 403 when the key
+  begins with `until403-`;
+- access keys with `skewed` are answered as a clock that is off is (403 RequestTimeTooSkewed);
 - buckets whose name begins with `unconditional-` ignore conditions, as some S3-compatible stores do;
 - buckets whose name begins with `readonly-` refuse writes (403 AccessDenied).
 """
@@ -15,6 +18,7 @@ import re
 import threading
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +27,17 @@ from typing import Any
 from tests.servers.process import announce, die_with_parent, server_process
 
 CREDENTIAL = re.compile(r"Credential=([^/]+)/")
+EXPIRED = ("ExpiredToken", "The provided token has expired.")
 REFUSALS = {
     "refused": ("403 Forbidden", "InvalidAccessKeyId", "The AWS Access Key Id does not exist in our records."),
-    "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
+    "expired": ("400 Bad Request", *EXPIRED),
+    "skewed": (
+        "403 Forbidden",
+        "RequestTimeTooSkewed",
+        "The difference between the request time and ours is too large.",
+    ),
 }
+LIMITED = re.compile(r"until(403)?-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,17 @@ class Strict:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.conditional = threading.Lock()
+        self.uses: Counter[str] = Counter()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         bucket = environ["PATH_INFO"].lstrip("/").split("/")[0]
         key = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
         if key and key[1] in REFUSALS:
             return _refuse(environ, start_response, *REFUSALS[key[1]])
+        if key and (limited := LIMITED.match(key[1])):
+            self.uses[key[1]] += 1
+            if self.uses[key[1]] > int(limited[2]):
+                return _refuse(environ, start_response, "403 Forbidden" if limited[1] else "400 Bad Request", *EXPIRED)
         writes = environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
         if bucket.startswith("readonly-") and writes and "HTTP_X_TEST_SETUP" not in environ:
             return _refuse(environ, start_response, "403 Forbidden", "AccessDenied", "Access Denied")
