@@ -14,7 +14,7 @@ from pipeline.teacher.answers import AnswerCache, teacher_folder
 from pipeline.teacher.asking import Asking
 from pipeline.teacher.compose import Requests
 from pipeline.teacher.endpoint import check_teacher, identity
-from pipeline.teacher.in_hand import of_done_units, of_open_units, refuse_if_broken
+from pipeline.teacher.in_hand import of_done_units, of_open_units, refuse_if_broken, sources_of_done_units
 from pipeline.teacher.reading import Piece, pieces
 from pipeline.teacher.sample import make_plan
 from pipeline.teacher.settings import AugmentSettings
@@ -85,5 +85,10 @@ def _finish(stage: Stage, names: list[str], plan: dict[str, Any]) -> None:
             f"stage {stage.name!r}: none of {counts.planned} rows came through: {reasons}",
             "Look at the teacher's answers, its reasoning_parser, prompt and max_tokens",
         )
-    measured = {"sample": plan["sample"], "teacher": identity(stage), "quality": of_done_units(stage).plain()}
+    measured = {
+        "sample": plan["sample"],
+        "teacher": identity(stage),
+        "quality": of_done_units(stage).plain(),
+        "sources": sources_of_done_units(stage),
+    }
     stage.directory.commit_manifest(names, measured)

@@ -1,5 +1,6 @@
 """Builds a unit whose every request has an outcome: its bytes follow from the plan and the stored answers alone."""
 
+from collections import Counter
 from collections.abc import Container
 
 from pipeline.engine.protocol import Answer
@@ -22,6 +23,7 @@ def build(
     outcomes = cache.fetch([key for question in unit.questions for key in (question.key, question.failure_key)])
     ok, rejected, failed = 0, dict[str, int](), dict[str, int]()
     quality, uncounted = Quality(), Quality()
+    sources: dict[str, Counter[str]] = {}
     directory = stage.directory
     with (
         directory.write_rows(unit.name, "rows", settings.compression) as rows,
@@ -36,6 +38,7 @@ def build(
                 quality.note(row, outcome, verdict)
                 if not question.counted and name not in counted:
                     uncounted.note(row, outcome, verdict)
+            sources.setdefault(row.source, Counter()).update(["planned", verdict.reason or "ok"])
             if not verdict.reason and isinstance(outcome, Answer):
                 rows.write(compose(row, outcome, verdict, question.key, requests.teacher, settings))
                 ok += 1
@@ -45,4 +48,5 @@ def build(
             states[verdict.reason] = states.get(verdict.reason, 0) + 1
     parts = {"rows": [rows.committed()], "rejects": [rejects.committed()]}
     counts = Counts(len(unit.questions), ok, dict(sorted(rejected.items())), dict(sorted(failed.items())))
-    return directory.commit_unit(unit.name, parts, counts, {"quality": quality.plain()}).counts, uncounted
+    measured = {"quality": quality.plain(), "sources": sources}
+    return directory.commit_unit(unit.name, parts, counts, measured).counts, uncounted

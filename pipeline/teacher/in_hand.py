@@ -4,6 +4,7 @@ The same answers give the same verdict whoever asks: a process that began to dou
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,15 @@ def of_done_units(stage: Stage) -> Quality:
     """What was measured when the committed units were built."""
     found = (done.measurements.get("quality") for done in stage.directory.done().values())
     return sum((quality_from(plain) for plain in found if plain), Quality())
+
+
+def sources_of_done_units(stage: Stage) -> dict[str, dict[str, int]]:
+    """Rows of the committed units by source. Example: {"kowiki": {"planned": 10, "ok": 9, "truncated": 1}}"""
+    total: dict[str, Counter[str]] = {}
+    for done in stage.directory.done().values():
+        for source, counts in done.measurements.get("sources", {}).items():
+            total.setdefault(source, Counter()).update(counts)
+    return {source: dict(total[source]) for source in sorted(total)}
 
 
 def of_open_units(
