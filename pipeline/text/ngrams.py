@@ -23,6 +23,7 @@ PIECE_CHARS = 1 << 16  # a longer text counts as several: no n-gram crosses a pi
 _DROPPED, _ALONE, _IN_RUN = 0, 1, 2
 _CODES = 0x323B0  # no ideograph lies above
 _BASE = 0x9E3779B97F4A7C15 | 1
+_INVERSE = pow(_BASE, -1, 2**64)
 _SHIFT = np.uint64(32)
 _FINISH = np.uint64(0xD6E8FEB86659FD93)
 _ALONE_RANGES = (
@@ -146,8 +147,8 @@ def _tables() -> tuple[npt.NDArray[np.uint8], Hashes, Hashes, Hashes]:
     lower = [ord(low) if len(low := chr(code).lower()) == 1 else code for code in range(_CODES)] + [_CODES]
     values = _finished(_finished((np.array(lower, np.uint64) + np.uint64(1)) * np.uint64(_BASE)))
     most = 2 * PIECE_CHARS + 2  # texts of a batch and the marks between them
-    power = np.cumprod(np.full(most, _BASE, np.uint64)) * np.uint64(pow(_BASE, -1, 2**64))
-    inverse = np.cumprod(np.full(most, pow(_BASE, -1, 2**64), np.uint64)) * np.uint64(_BASE)
+    power = np.cumprod(np.full(most, _BASE, np.uint64), dtype=np.uint64) * np.uint64(_INVERSE)
+    inverse = np.cumprod(np.full(most, _INVERSE, np.uint64), dtype=np.uint64) * np.uint64(_BASE)
     return kinds, values, power, inverse
 
 

@@ -12,7 +12,9 @@ from pipeline.text.ngrams import ngram_hashes, normalized, pieces, units
 HOSTILE = st.text(
     st.one_of(
         st.characters(exclude_characters="\0"),
-        st.sampled_from("가나다 할수있다漢字かなカナﾊﾝｶｸabcXYZ019 .,!?\n\t\u1100\u1161\u11a8\u0301\u3000①㎏ſßİ\ud800😀𠀀"),
+        st.sampled_from(
+            "가나다 할수있다漢字かなカナﾊﾝｶｸabcXYZ019 .,!?\n\t\u1100\u1161\u11a8\u0301\u3000①㎏ſßİ\ud800😀𠀀"
+        ),
     ),
     max_size=60,
 )

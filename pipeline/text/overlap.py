@@ -1,0 +1,192 @@
+"""Rows that share n-grams with sets which training must not see: the index of those sets, and the rule.
+
+A prompt of such a set is met when a row shares the declared part of the prompt's distinct n-grams, wherever they stand
+in the row's turns (the system turn aside). N-grams that stand in more than 10 prompts are a set's own phrases ("다음
+글을 읽고 물음에 답하세요"), no prompt's content, and do not count, as GPT-3 left out what is that common. The index is
+files that every worker process maps: 12 bytes an n-gram and place, and a table of 32 MB at most that answers for
+nearly every other n-gram with one look.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from pipeline.text.ngrams import Grams, Hashes, Positions, ngram_hashes, pieces, units
+from pipeline.text.settings import OverlapNgrams
+
+COMMON_PROMPTS = 10  # an n-gram of more prompts says nothing about any of them
+_SHOWN_CHARS = 600
+_TABLE_BITS = (16, 25)  # the table's least and most entries, as powers of two
+
+
+class Prompt(NamedTuple):
+    """A prompt that training must not see: the set's name, the row's number in it from 1, its origin, its turns."""
+
+    set: str
+    row: int
+    origin: str
+    texts: list[str]
+
+
+class Match(NamedTuple):
+    """What a row shares with the prompt it is nearest to: `shared` of `of` distinct n-grams, the first of them."""
+
+    prompt: Prompt
+    shared: int
+    of: int
+    ngram: str
+
+
+@dataclass(frozen=True)
+class OverlapIndex:
+    """The n-grams of all prompts: sorted hashes, and for hash i the prompts prompts[starts[i]:starts[i + 1]].
+
+    `of` is each prompt's number of distinct n-grams that count, `needed` how many of them are too many; `table` says
+    of the first bits of a hash whether any hash here has them.
+    """
+
+    rule: OverlapNgrams
+    hashes: Hashes
+    starts: Positions
+    prompts: npt.NDArray[np.uint32]
+    of: npt.NDArray[np.uint32]
+    needed: npt.NDArray[np.uint32]
+    table: npt.NDArray[np.bool_]
+    shown: Path
+
+    def meets(self, grams: Grams, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """(row, prompt it is nearest to) for every row that meets one; `rows[i]` is how many texts row i has.
+
+        Nearest: the largest shared part, of equal ones the prompt that comes first.
+        """
+        if not len(self.hashes):
+            return []
+        found, places = self._hits(grams.values)
+        row_starts = grams.starts[np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])]
+        edges = np.searchsorted(found, row_starts)
+        least = int(self.needed.min())
+        full = np.flatnonzero(np.diff(edges) >= least)
+        judged = ((int(row), self._nearest(places[edges[row] : edges[row + 1]])) for row in full)
+        return [(row, nearest[0]) for row, nearest in judged if nearest is not None]
+
+    def match(self, texts: Sequence[str]) -> Match | None:
+        """What one row's texts share with the prompt they are nearest to, in words; None when they meet none."""
+        if not len(self.hashes):
+            return None
+        grams = ngram_hashes(texts, self.rule.n)
+        found, places = self._hits(grams.values)
+        nearest = self._nearest(places)
+        if nearest is None:
+            return None
+        prompt, shared = nearest
+        for hit, place in zip(found.tolist(), places.tolist(), strict=True):
+            if prompt in self.prompts[self.starts[place] : self.starts[place + 1]]:
+                text = int(np.searchsorted(grams.starts, hit, "right")) - 1
+                spoken = _spoken(texts[text], hit - int(grams.starts[text]), self.rule.n)
+                return Match(self.prompt(prompt), shared, int(self.of[prompt]), spoken)
+        raise AssertionError(f"prompt {prompt} was met by no n-gram")
+
+    def prompt(self, number: int) -> Prompt:
+        """A prompt as it can be shown: texts longer than 600 characters are cut."""
+        with self.shown.open("rb") as file:
+            for position, line in enumerate(file):
+                if position == number:
+                    return Prompt(*orjson.loads(line))
+        raise IndexError(number)
+
+    def _hits(self, values: Hashes) -> tuple[Positions, Positions]:
+        """Positions in `values` that hold a known hash, and where it stands among `hashes`."""
+        shift = np.uint64(64 - (len(self.table) - 1).bit_length())
+        maybe = np.flatnonzero(self.table[values >> shift])
+        places = np.searchsorted(self.hashes, values[maybe])
+        known = self.hashes[np.minimum(places, len(self.hashes) - 1)] == values[maybe]
+        return maybe[known], places[known]
+
+    def _nearest(self, places: Positions) -> tuple[int, int] | None:
+        """The prompt that a row with these hashes is nearest to, of those it meets, and how many it shares."""
+        distinct = np.unique(places)
+        spans = [self.prompts[self.starts[place] : self.starts[place + 1]] for place in distinct.tolist()]
+        prompts, shared = np.unique(np.concatenate(spans) if spans else self.prompts[:0], return_counts=True)
+        met = shared >= self.needed[prompts]
+        if not met.any():
+            return None
+        prompts, shared = prompts[met], shared[met]
+        nearest = int(np.argmax(shared / self.of[prompts]))
+        return int(prompts[nearest]), int(shared[nearest])
+
+
+def build_index(folder: Path, prompts: Iterable[Prompt], rule: OverlapNgrams) -> "OverlapIndex":
+    """Write the index of all prompts into a folder that does not exist yet, and open it.
+
+    Memory while building: about 48 bytes for each n-gram of the prompts.
+    """
+    folder.mkdir(parents=True)
+    values, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
+    count = 0
+    with (folder / "prompts.jsonl").open("wb") as shown:
+        for number, prompt in enumerate(prompts):
+            found = np.unique(ngram_hashes(prompt.texts, rule.n).values)
+            values.append(found)
+            owners.append(np.full(len(found), number, np.uint32))
+            cut = [text[:_SHOWN_CHARS] + ("…" if len(text) > _SHOWN_CHARS else "") for text in prompt.texts]
+            shown.write(orjson.dumps((prompt.set, prompt.row, prompt.origin, cut)) + b"\n")
+            count = number + 1
+    every, owner = np.concatenate(values), np.concatenate(owners)
+    order = np.argsort(every, kind="stable")
+    every, owner = every[order], owner[order]
+    hashes, spread = np.unique(every, return_counts=True)
+    counts = spread <= COMMON_PROMPTS
+    arrays: dict[str, npt.NDArray[Any]] = {"hashes": hashes[counts], "prompts": owner[np.repeat(counts, spread)]}
+    arrays["starts"] = np.concatenate([[0], np.cumsum(spread[counts])]).astype(np.int64)
+    arrays["of"] = np.bincount(arrays["prompts"], minlength=count).astype(np.uint32)
+    arrays["needed"] = _needed(arrays["of"], rule)
+    arrays["table"] = _table(arrays["hashes"])
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "rule.json").write_text(rule.model_dump_json())
+    return open_index(folder)
+
+
+@lru_cache(maxsize=1)
+def open_index(folder: Path) -> OverlapIndex:
+    """The index in a folder, its arrays mapped; a process opens it once."""
+    rule = OverlapNgrams.model_validate_json((folder / "rule.json").read_bytes())
+    names = ("hashes", "starts", "prompts", "of", "needed", "table")
+    arrays: dict[str, Any] = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
+    return OverlapIndex(rule=rule, shown=folder / "prompts.jsonl", **arrays)
+
+
+def _needed(of: npt.NDArray[np.uint32], rule: OverlapNgrams) -> npt.NDArray[np.uint32]:
+    """How many n-grams of each prompt are too many; more than it has where it has none that counts.
+
+    Example: share 0.5 of 7 -> 4; count 3 of 2 -> 2
+    """
+    parts = np.ceil(of * (rule.share or 0.0) - 1e-9) if rule.count is None else np.minimum(of, rule.count)
+    needed: npt.NDArray[np.uint32] = np.maximum(parts, 1).astype(np.uint32)
+    return needed
+
+
+def _table(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Sixty-four entries a hash where that many are allowed: at most one foreign n-gram in 64 is looked for in vain."""
+    least, most = _TABLE_BITS
+    bits = min(max((64 * max(len(hashes), 1) - 1).bit_length(), least), most)
+    table = np.zeros(1 << bits, np.bool_)
+    table[hashes >> np.uint64(64 - bits)] = True
+    return table
+
+
+def _spoken(text: str, number: int, n: int) -> str:
+    """The n-gram `number` of a text as it is written there."""
+    for piece in pieces(text):
+        spans = units(piece)
+        count = max(len(spans) - n + 1, 1) if spans else 0
+        if number < count:
+            return piece[spans[number][0] : spans[min(number + n, len(spans)) - 1][1]]
+        number -= count
+    raise IndexError(number)
