@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from jobs import chat, diff, doctor, engine, export, fetch, gc, inspect, lineage, promote, report, run, samples
+from jobs import chat, diff, doctor, engine, export, fetch, gc, inspect, lineage, peek, promote, report, run, samples
 from pipeline.errors import HanforgeError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ run.register(app)
 promote.register(app)
 inspect.register(app)
 samples.register(app)
+peek.register(app)
 lineage.register(app)
 report.register(app)
 diff.register(app)
