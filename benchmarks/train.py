@@ -1,12 +1,13 @@
 """Speed and memory of the training path on full-size shapes with random weights: no checkpoint, no store.
 
     python benchmarks/train.py --case phase1|phase2|multiturn|all [--steps 4] [--compile] [--no-recompute]
-                               [--row-tokens 450 [--packed]]
+                               [--row-tokens 450 [--packed]] [--attention sdpa|varlen]
 
 Each case holds the user's own settings. The model is built on the GPU itself, adapters, collator and trainer are the
 project's own, and every sequence is full of random tokens that all carry loss; with --row-tokens rows have log-normal
-lengths of that mean, padded as the user's rows would be, or packed. The first optimizer step is left out of the timing,
-and only real tokens count. `--tiny` runs the same code with tiny shapes, on a CPU too. Needs torch, transformers, peft,
+lengths of that mean: padded (sdpa), laid end to end (varlen, which is what an H100 chooses by itself) or packed. The
+first optimizer steps (--warmup) are left out of the timing, and only real tokens count. `--tiny` runs the same code
+with tiny shapes, on a CPU too. Needs torch, transformers, peft,
 accelerate, trl, datasets, pydantic, ruamel.yaml; bitsandbytes for `multiturn`.
 """
 
@@ -30,9 +31,10 @@ import torch
 from torch import nn
 
 from pipeline.recipe.known_models import known_config
+from pipeline.training import varlen
 from pipeline.training.architecture import architecture_of
 from pipeline.training.data import open_dataset, write_dataset, write_packed
-from pipeline.training.hardware import DTYPES, choose_attention, choose_precision, device_name
+from pipeline.training.hardware import DTYPES, END_TO_END, choose_attention, choose_precision, device_name
 from pipeline.training.masks import Encoded
 from pipeline.training.model import compile_decoder_layers, lora_config
 from pipeline.training.settings import TrainSettings
@@ -110,7 +112,8 @@ CASES = {
 class Stopwatch:
     """Seconds and real tokens of each optimizer step, the GPU's queue emptied before the clock is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
         self.trainer: Any = None
         self.times: list[float] = []
         self.tokens: list[int] = []
@@ -128,10 +131,13 @@ class Stopwatch:
     def seconds(self) -> list[float]:
         return [later - earlier for earlier, later in itertools.pairwise(self.times)]
 
+    def steady(self) -> list[float]:
+        """The seconds of the steps after the warm-up, which holds what happens once."""
+        return self.seconds()[self.warmup :] or self.seconds()
+
     def tokens_per_second(self) -> float:
-        """Over all steps but the first, which holds what happens once."""
-        first = 1 if len(self.times) > 2 else 0
-        return (self.tokens[-1] - self.tokens[first]) / (self.times[-1] - self.times[first])
+        """Real tokens of the steps after the warm-up, by their seconds."""
+        return (self.tokens[-1] - self.tokens[-1 - len(self.steady())]) / sum(self.steady())
 
 
 def tiny(config: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +167,8 @@ def random_model(config: dict[str, Any], dtype: torch.dtype, attention: str, dev
 
     architecture = architecture_of(config, "benchmark")
     auto = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
+    if attention == varlen.NAME:
+        varlen.register()
     keys = {name: value for name, value in config.items() if name != "model_type"}
     shape = AutoConfig.for_model(config["model_type"], **keys)
     with torch.device(device):
@@ -218,7 +226,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     device: Any = "cuda" if torch.cuda.is_available() else "cpu"
     capability = torch.cuda.get_device_capability() if device == "cuda" else None
     precision = choose_precision(arguments.precision, device=device, capability=capability)
-    attention = choose_attention(arguments.attention)
+    attention = choose_attention(arguments.attention, precision)
     values = {**case.settings, "gradient_checkpointing": not arguments.no_recompute, "max_steps": arguments.steps}
     values["packing"] = arguments.packed
     if arguments.batch:
@@ -242,9 +250,9 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     losses: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        watch = _train(model, settings, config, precision, Path(folder), arguments, losses)
+        watch = _train(model, settings, config, precision, attention, Path(folder), arguments, losses)
     measured = watch.seconds()
-    steady = measured[1:] or measured
+    steady = watch.steady()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
     reserved = torch.cuda.max_memory_reserved() / 2**30 if device == "cuda" else float("nan")
     return {
@@ -253,6 +261,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "attention": attention,
         "batch": settings.per_device_train_batch_size,
         "accumulation": settings.gradient_accumulation_steps,
+        "rows": _rows_in_words(settings, attention, arguments),
         "tokens_per_second": watch.tokens_per_second(),
         "first_step_seconds": measured[0],
         "step_seconds": sum(steady) / len(steady),
@@ -268,6 +277,7 @@ def _train(
     settings: TrainSettings,
     config: dict[str, Any],
     precision: Any,
+    attention: Any,
     folder: Path,
     arguments: argparse.Namespace,
     losses: list[float],
@@ -278,7 +288,9 @@ def _train(
     architecture = architecture_of(config, "benchmark")
     if arguments.compile:
         compile_decoder_layers(model)
-    watch = Stopwatch()
+    watch = Stopwatch(arguments.warmup)
+    laid_end_to_end = attention in END_TO_END
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
 
     def on_log(_step: int, logs: dict[str, Any]) -> None:
         losses.extend([logs["loss"]] if "loss" in logs else [])
@@ -286,15 +298,26 @@ def _train(
     trainer = build_trainer(
         model,
         stand_in_tokenizer(vocabulary),
-        sft_arguments(settings, folder / "out", precision, device="cuda" if torch.cuda.is_available() else "cpu"),
+        sft_arguments(settings, folder / "out", precision, device=device, laid_end_to_end=laid_end_to_end),
         lora_config(model, architecture, settings.lora),
         dataset,
         None,
         cadence=Cadence(on_step=watch.step, on_log=on_log),
+        tokens_at_once=settings.tokens_at_once if laid_end_to_end else None,
     )
     watch.start(trainer)
     trainer.train()
     return watch
+
+
+def _rows_in_words(settings: TrainSettings, attention: str, arguments: argparse.Namespace) -> str:
+    """How rows become batches: full, padded, end to end or packed; compiled, recomputed."""
+    rows = "full" if arguments.row_tokens is None else f"mean {arguments.row_tokens}"
+    laid = ["packed"] if settings.packing else []
+    laid += ["end to end"] if attention in END_TO_END else ["padded"]
+    laid += ["compiled"] if arguments.compile else []
+    laid += [] if settings.gradient_checkpointing else ["no recomputation"]
+    return ", ".join([rows, *laid])
 
 
 def table_head(*names: str) -> tuple[str, str]:
@@ -309,6 +332,7 @@ def report(results: list[dict[str, Any]]) -> str:
         "",
         *table_head(
             "case",
+            "rows",
             "batch x accumulation",
             "attention",
             "tokens/s",
@@ -322,7 +346,8 @@ def report(results: list[dict[str, Any]]) -> str:
     for one in results:
         losses = f"{one['losses'][0]:.3f} -> {one['losses'][-1]:.3f}" if one["losses"] else "-"
         lines.append(
-            f"| {one['case']} | {one['batch']} x {one['accumulation']} | {one['attention']} {one['precision']} "
+            f"| {one['case']} | {one['rows']} | {one['batch']} x {one['accumulation']} "
+            f"| {one['attention']} {one['precision']} "
             f"| {one['tokens_per_second']:,.0f} | {one['step_seconds']:.2f} | {one['first_step_seconds']:.1f} "
             f"| {one['peak_gib']:.1f} | {one['reserved_gib']:.1f} | {losses} |"
         )
@@ -344,7 +369,8 @@ def main() -> None:
     """Parse the flags, run the cases one after another and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps, the first not timed")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps")
+    parser.add_argument("--warmup", type=int, default=1, help="so many of them are not timed (3 with --compile)")
     parser.add_argument("--batch", type=int, help="rows of a micro-batch; the total batch stays")
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--precision", default="auto")

@@ -32,7 +32,7 @@ class Profile(Closed):
     description: str = ""
     gpu: Gpu | None = None
     precision: Precision
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    attention: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = "sdpa"
     threads: int = Field(default=2, ge=1)
     host_memory_gib: float = 16.0
     price_per_gpu_hour_usd: float | None = None

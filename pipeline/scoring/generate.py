@@ -39,7 +39,7 @@ class Generator:
         self._model: Any = loader.from_pretrained(
             folder,
             dtype=DTYPES[execution.precision],
-            attn_implementation=choose_attention(execution.attention),
+            attn_implementation=choose_attention(execution.attention, execution.precision, training=False),
             device_map={"": self._device},
             local_files_only=True,
         ).eval()

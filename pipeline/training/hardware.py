@@ -7,7 +7,7 @@ recipe asks for and the card cannot do is a UserError, since another format woul
 import importlib.util
 import logging
 import os
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -16,7 +16,9 @@ from pipeline.errors import UserError
 LOG = logging.getLogger(__name__)
 Device = Literal["cuda", "cpu"]
 Precision = Literal["bf16", "fp16", "fp32"]
-Attention = Literal["sdpa", "flash_attention_2", "eager"]
+Attention = Literal["sdpa", "varlen", "flash_attention_2", "eager"]
+END_TO_END: frozenset[Attention] = frozenset({"varlen", "flash_attention_2"})
+"""Attention that takes rows laid end to end, each for itself; the others take padded rows."""
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_CAPABILITY = (8, 0)
 
@@ -75,22 +77,27 @@ def capability_here() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(0) if torch.cuda.is_available() else None
 
 
-def choose_attention(asked: str) -> Attention:
-    """The attention kernels: FlashAttention 2 where it is installed, the card can and it is not ruled out, else SDPA.
+def choose_attention(asked: str, precision: Precision = "bf16", *, training: bool = True) -> Attention:
+    """The attention kernels that this machine has: what was asked, or the nearest to it.
 
-    The user's recipes name flash_attention_2 with a fallback, so a missing package is a log line and not an error.
+    FlashAttention's kernels come as a package (flash_attention_2) or with PyTorch (varlen, for training only); both
+    want half precision and an Ampere card. The user's recipes name flash_attention_2 with a fallback, so what is
+    missing is a log line and not an error.
     """
+    if asked not in ("auto", *get_args(Attention)):
+        raise UserError(f"unknown attention {asked!r}", f"Known: auto, {', '.join(get_args(Attention))}.")
+    if asked in ("sdpa", "eager"):
+        return cast(Attention, asked)
     capability = capability_here()
-    usable = capability is not None and capability >= BF16_CAPABILITY and _installed("flash_attn")
-    if asked == "flash_attention_2" and not usable:
-        LOG.warning("attention: flash_attention_2 is not usable here (package or card is missing); using sdpa")
-    if asked in ("auto", "flash_attention_2"):
-        return "flash_attention_2" if usable else "sdpa"
-    if asked == "eager":
-        return "eager"
-    if asked == "sdpa":
-        return "sdpa"
-    raise UserError(f"unknown attention {asked!r}", "Known: auto, sdpa, flash_attention_2, eager.")
+    ampere = capability is not None and capability >= BF16_CAPABILITY and precision != "fp32"
+    usable: dict[str, bool] = {
+        "flash_attention_2": ampere and asked != "varlen" and _installed("flash_attn"),
+        "varlen": ampere and training and _installed("torch.nn.attention.varlen"),
+    }
+    chosen = next((name for name, is_usable in usable.items() if is_usable), "sdpa")
+    if asked == "flash_attention_2" and chosen != asked:
+        LOG.warning("attention: %s is not usable here (package or card is missing); using %s", asked, chosen)
+    return cast(Attention, chosen)
 
 
 def require_packages(names: list[str]) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.training import varlen
 from pipeline.training.architecture import Architecture, target_pattern
-from pipeline.training.hardware import DTYPES, Attention, Device, Precision
+from pipeline.training.hardware import DTYPES, END_TO_END, Attention, Device, Precision
 from pipeline.training.settings import Bits4Settings, LoraSettings, TrainSettings
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ def load_base(
 
     loader = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
     place = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else "cpu"
-    return loader.from_pretrained(
+    if attention == varlen.NAME:
+        varlen.register()
+    model = loader.from_pretrained(
         folder,
         dtype=DTYPES[precision],
         attn_implementation=attention,
@@ -42,6 +45,9 @@ def load_base(
         trust_remote_code=False,
         local_files_only=True,
     )
+    if attention in END_TO_END:
+        varlen.check_model(model)
+    return model
 
 
 def quantization_config(settings: TrainSettings, compute_dtype: torch.dtype) -> Any:

@@ -50,7 +50,7 @@ class Bits4Settings(Closed):
 class TrainSettings(StageSettings):
     """Supervised fine-tuning of a LoRA adapter on chat rows; loss on assistant turns only."""
 
-    CONTRACT: ClassVar[int] = 1
+    CONTRACT: ClassVar[int] = 2  # 2: the loss is the mean over a step's tokens for Qwen3-VL too
     COMPUTES: ClassVar[bool] = True
     OUTPUTS: ClassVar[dict[str, OutputType]] = {"adapter": "adapter", "rejects": "rejects"}
 
@@ -92,8 +92,10 @@ class TrainSettings(StageSettings):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto", description="auto: bf16 where the card has it in hardware, else fp16; fp32 on a CPU."
     )
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = Field(
-        default="auto", description="auto: the profile's. flash_attention_2 gives way to sdpa where it is not usable."
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2", "eager"] = Field(
+        default="auto",
+        description="auto: the profile's. varlen (PyTorch's FlashAttention) and flash_attention_2 lay rows end to end "
+        "instead of padding them; where they are not usable they give way to sdpa.",
     )
     gradient_checkpointing: bool = Field(default=True, description="Recompute activations: less memory, more time.")
     compile_layers: bool = Field(
@@ -132,6 +134,11 @@ class TrainSettings(StageSettings):
     def total_batch(self) -> int:
         """Rows (packed sequences when `packing`) of one optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a full micro-batch: as many as a forward pass takes when rows are laid end to end."""
+        return self.per_device_train_batch_size * self.max_length
 
 
 def _refuse_idle(settings: TrainSettings) -> None:

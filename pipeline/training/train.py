@@ -36,7 +36,7 @@ from pipeline.training.data import (
     write_packed,
 )
 from pipeline.training.events import TrainingEvents
-from pipeline.training.hardware import capability_here, choose_attention, choose_precision, require_device
+from pipeline.training.hardware import END_TO_END, capability_here, choose_attention, choose_precision, require_device
 from pipeline.training.masks import ChatEncoder, Encoded
 from pipeline.training.model import compile_decoder_layers, load_base, lora_config
 from pipeline.training.preflight import check_settings, preflight
@@ -199,15 +199,28 @@ def reject_line(rejected: Rejected) -> bytes:
 def _trainer(stage: Stage, base: Base, data: Prepared, cadence: Cadence) -> PreparedRowsTrainer:
     settings, execution = stage.settings, stage.execution
     precision = choose_precision(execution.precision, device=execution.device, capability=capability_here())
-    attention = choose_attention(execution.attention) if execution.device == "cuda" else "sdpa"
+    attention = choose_attention(execution.attention, precision) if execution.device == "cuda" else "sdpa"
+    laid_end_to_end = attention in END_TO_END
     model = load_base(base.folder, base.architecture, settings, precision, attention, execution.device)
     if settings.compile_layers:
         compile_decoder_layers(model)
-    arguments = sft_arguments(settings, stage.scratch() / "output", precision, execution.world_size, execution.device)
-    lora = lora_config(model, base.architecture, settings.lora)
-    flatten = settings.packing and attention == "flash_attention_2"
+    arguments = sft_arguments(
+        settings,
+        stage.scratch() / "output",
+        precision,
+        execution.world_size,
+        execution.device,
+        laid_end_to_end=laid_end_to_end,
+    )
     return build_trainer(
-        model, base.tokenizer, arguments, lora, data.dataset, data.eval_dataset, cadence=cadence, flatten=flatten
+        model,
+        base.tokenizer,
+        arguments,
+        lora_config(model, base.architecture, settings.lora),
+        data.dataset,
+        data.eval_dataset,
+        cadence=cadence,
+        tokens_at_once=settings.tokens_at_once if laid_end_to_end else None,
     )
 
 

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import UserError
-from pipeline.training.collator import CausalCollator
+from pipeline.training.collator import Batch, CausalCollator, end_to_end, pieces
 from pipeline.training.hardware import Device, Precision
 from pipeline.training.model import leave_casting_to_autocast, trainable_to_float32
 from pipeline.training.settings import TrainSettings, accumulation_for
@@ -28,15 +28,27 @@ ROW_LENGTHS = "row_lengths"
 
 
 def sft_arguments(
-    settings: TrainSettings, output: Path, precision: Precision, world_size: int = 1, device: Device = "cuda"
+    settings: TrainSettings,
+    output: Path,
+    precision: Precision,
+    world_size: int = 1,
+    device: Device = "cuda",
+    *,
+    laid_end_to_end: bool = False,
 ) -> SFTConfig:
-    """SFTConfig for prepared rows: own collator, own cadence, nothing written outside `output`."""
+    """SFTConfig for prepared rows: own collator, own cadence, nothing written outside `output`.
+
+    Rows that are laid end to end come as one batch for each optimizer step, which the trainer cuts by tokens.
+    """
     external = [name for name in settings.report_to if name != "tensorboard"]
+    batch, accumulation = settings.per_device_train_batch_size, accumulation_for(settings, world_size)
+    if laid_end_to_end:
+        batch, accumulation = batch * accumulation, 1
     return SFTConfig(
         output_dir=str(output),
-        per_device_train_batch_size=settings.per_device_train_batch_size,
+        per_device_train_batch_size=batch,
         per_device_eval_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=accumulation_for(settings, world_size),
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
@@ -129,23 +141,37 @@ class CadenceCallback(TrainerCallback):  # type: ignore[misc]
             self.cadence.on_log(state.global_step, logs)
 
 
-class CountingCollator(CausalCollator):
-    """CausalCollator that also tells the rows' real lengths, [rows], which the trainer takes out again."""
+@dataclass(frozen=True)
+class CountingCollator:
+    """Collates, and tells the rows' real lengths, [rows], which the trainer takes out again.
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {**super().__call__(rows), ROW_LENGTHS: torch.tensor([len(row["input_ids"]) for row in rows])}
+    They stand first, since Trainer reads how many rows a batch has off its first tensor.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], Batch]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        return {ROW_LENGTHS: torch.tensor([len(row["input_ids"]) for row in rows]), **self.collate(rows)}
 
 
 class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that counts real tokens, stops on a loss that is not finite and keeps evaluation out of the way."""
+    """SFTTrainer that counts real tokens, stops on a loss that is not finite and keeps evaluation out of the way.
+
+    `tokens_at_once` bounds a forward pass over rows laid end to end; None means that rows are padded.
+    """
 
     tokens_seen = 0
+    tokens_at_once: int | None = None
     _step_loss: torch.Tensor | None = None
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch; adds its real tokens to `tokens_seen`."""
+    def training_step(
+        self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """One micro-batch, or all rows of a step in pieces; adds its real tokens to `tokens_seen`."""
         self.tokens_seen += int(inputs.pop(ROW_LENGTHS).sum())
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
+        parts = [inputs] if self.tokens_at_once is None else pieces(inputs, self.tokens_at_once)
+        losses = [super(PreparedRowsTrainer, self).training_step(model, part, num_items_in_batch) for part in parts]
+        loss: torch.Tensor = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         return loss
 
@@ -190,25 +216,30 @@ def build_trainer(
     eval_dataset: Any,
     *,
     cadence: Cadence,
-    flatten: bool = False,
+    tokens_at_once: int | None = None,
     pad_to_multiple_of: int = 8,
 ) -> PreparedRowsTrainer:
     """The trainer over a model that is loaded, with the adapter put on and trainable parameters in float32.
 
-    `flatten` joins each batch into one row, for FlashAttention with packed documents.
+    With `tokens_at_once` rows are laid end to end, so many tokens a forward pass, for arguments made likewise.
+    The loss is the mean over all trained tokens of an optimizer step, however its rows are divided.
     """
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    padded = CausalCollator(pad if pad is not None else 0, pad_to_multiple_of)
     trainer = PreparedRowsTrainer(
         model=model,
         args=arguments,
-        data_collator=CountingCollator(pad if pad is not None else 0, pad_to_multiple_of, flatten),
+        data_collator=CountingCollator(padded if tokens_at_once is None else end_to_end),
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
         peft_config=lora,
     )
+    trainer.tokens_at_once = tokens_at_once
+    # Qwen3-VL says no for its own loss, which is not used here; its micro-batches would count alike, long or short.
+    trainer.model_accepts_loss_kwargs = True
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(CadenceCallback(cadence, trainer))
     LOG.info("%s trainable parameters", f"{trainable_to_float32(trainer.model):,}")

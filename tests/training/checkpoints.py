@@ -72,6 +72,22 @@ def qwen3(folder: Path, *, tied: bool = False, template: str | None = "qwen3") -
     return _saved(model, folder, template)
 
 
+def qwen2(folder: Path) -> Path:
+    """A Qwen2 checkpoint of two layers; Qwen2.5 has this architecture."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(1)
+    return _saved(Qwen2ForCausalLM(Qwen2Config(**TEXT)), folder, "qwen25")
+
+
+def llama(folder: Path) -> Path:
+    """A Llama checkpoint of two layers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    return _saved(LlamaForCausalLM(LlamaConfig(**TEXT)), folder, "qwen3")
+
+
 def qwen3_vl(folder: Path) -> Path:
     """A Qwen3-VL checkpoint of two language and one vision layer, with the Instruct template."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
