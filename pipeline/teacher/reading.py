@@ -13,10 +13,12 @@ import orjson
 from pipeline.store.inputs import SourceFile
 from pipeline.store.shards import Part
 from pipeline.store.stage import Rows
-from pipeline.text.chatml import Turn
+from pipeline.text.chatml import Turn, is_writable
 from pipeline.text.examine import Rules, content_key, examine
 from pipeline.text.files import is_readable, open_stream, plain_name, stem, unpacking
 
+BOM = b"\xef\xbb\xbf"
+SAFE_DEPTH = 250  # levels that everybody reads and writes
 PLAIN_RULES = Rules(max_row_bytes=64 << 20, chinese=None)
 
 
@@ -35,7 +37,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `reason` is empty for a sound conversation; `value` and `turns` are empty where there is none."""
+    """One line. `reason` is empty for a sound conversation; `value` and `turns` are empty where there is none.
+
+    `place` is where a line of an external file lies, also when the row says that it comes from elsewhere (`origin`).
+    """
 
     line: bytes
     id: str
@@ -45,6 +50,7 @@ class Row:
     turns: list[Turn]
     reason: str = ""
     detail: str = ""
+    place: str = ""
 
     @property
     def answer(self) -> str:
@@ -66,15 +72,24 @@ def read_row(piece: Piece, number: int, line: bytes) -> Row:
     if finding.reason:
         return Row(line, "", finding.source, place, {}, [], finding.reason, finding.detail)
     value = orjson.loads(line)
+    if line.count(b"[") + line.count(b"{") > SAFE_DEPTH and not is_writable(value):
+        return Row(line, "", finding.source, place, {}, [], "too_deep", f"nested more than {SAFE_DEPTH} levels")
     turns = [Turn(*turn) for turn in finding.turns]
-    found_id = value.get("id")
-    identity = found_id if isinstance(found_id, str) and found_id else content_key(turns).hex()
-    return Row(line, identity, finding.source, str(value.get("origin") or place), value, turns)
+    identity = _text(value, "id") or content_key(turns).hex()
+    origin = _text(value, "origin") or place
+    return Row(line, identity, finding.source, origin, value, turns, place=place if piece.rows is None else "")
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    found = value.get(key)
+    return found if isinstance(found, str) else ""
 
 
 def reject_line(row: Row, reason: str, detail: str = "") -> bytes:
     """A row of the rejects: the reason, the place and the original line, base64 when it is not UTF-8."""
     record = {"reason": reason, "detail": detail, "source": row.source, "origin": row.origin, "id": row.id}
+    if row.place and row.place != row.origin:
+        record["place"] = row.place
     try:
         record["line"] = row.line.decode()
     except UnicodeDecodeError:
@@ -91,7 +106,7 @@ def _file(file: SourceFile) -> Piece:
     def lines() -> Iterator[tuple[int, bytes]]:
         with unpacking(file), open_stream(file) as stream:
             for number, raw in enumerate(stream, 1):
-                if line := raw.rstrip(b"\r\n"):
+                if line := (raw if number > 1 else raw.removeprefix(BOM)).rstrip(b"\r\n"):
                     yield number, line
 
     return Piece(plain_name(file.name), stem(file.name), None, lines)

@@ -7,6 +7,8 @@ user turn to an assistant turn; no turn empty. Keys of a turn other than these t
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 ROLES = ("system", "user", "assistant")
 
 
@@ -42,15 +44,30 @@ def described(messages: Any) -> str:
     Example: [{"role": "user", "content": "안녕"}, {"role": "bot", "content": 5}] -> "2 turns: 'user' 2, 'bot' int"
     """
     if not isinstance(messages, list):
-        return f"messages is {messages!r:.80}"
-    shown = []
+        return f"messages is {shown(messages, 80)}"
+    turns = []
     for message in messages[:8]:
         if isinstance(message, dict):
             content = message.get("content")
-            shown.append(f"{message.get('role')!r:.20} {len(content) if isinstance(content, str) else _type(content)}")
+            size = len(content) if isinstance(content, str) else _type(content)
+            turns.append(f"{shown(message.get('role'), 20)} {size}")
         else:
-            shown.append(_type(message))
-    return f"{len(messages)} turns: {', '.join(shown)}" if messages else "0 turns"
+            turns.append(_type(message))
+    return f"{len(messages)} turns: {', '.join(turns)}" if messages else "0 turns"
+
+
+def shown(value: Any, characters: int) -> str:
+    """The beginning of a JSON value, for people; what nests too deep to be written is named by its type alone."""
+    return repr(value)[:characters] if is_writable(value) else f"{_type(value)}, nested too deep"
+
+
+def is_writable(value: Any) -> bool:
+    """Whether a value that was read from JSON can be written as JSON again: orjson reads 1024 levels, writes 254."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _type(value: Any) -> str:
