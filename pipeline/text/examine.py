@@ -14,7 +14,7 @@ import msgspec
 import orjson
 import xxhash
 
-from pipeline.text.chatml import Turn, check_messages, check_turns, turns_of
+from pipeline.text.chatml import Turn, check_messages, check_turns, shown, turns_of
 from pipeline.text.chinese import DEFAULT_RULE, ChineseRule, judge_chinese
 from pipeline.text.settings import Columns
 
@@ -75,7 +75,7 @@ def examine(line: bytes, stem: str, rules: Rules) -> Finding:
         return Finding("row_type", f"{type(row).__name__}, a row is an object", stem, [])
     source = row.get(rules.columns.source)
     if source is not None and not isinstance(source, str):
-        return Finding("source_type", f"{source!r:.80}", stem, [])
+        return Finding("source_type", shown(source, 80), stem, [])
     messages = messages_of(row, rules.columns)
     reason = check_messages(messages)
     if reason:
