@@ -22,7 +22,7 @@ def forward(
     *_: object,
 ) -> Three:
     """query, key, value [tokens, heads, size]; of what it gives the output alone is real."""
-    assert is_causal and list(window or []) == [-1, 0] and scale is not None
+    assert is_causal and list(window or []) == [-1, 0]
     assert bounds[0] == 0 and bounds[-1] == len(query) and max_q == bounds.diff().max()
     out = [_weights(q, k, scale) @ v for q, k, v in _documents(query, key, value, bounds)]
     joined = torch.cat(out, dim=1).transpose(0, 1).contiguous()
@@ -42,10 +42,11 @@ def backward(
     _max_k: int,
     _is_causal: bool,
     _rng: torch.Tensor,
-    scale: float = 1.0,
+    scale: float | None = None,
     window: Sequence[int] | None = None,
 ) -> Three:
     """Gradients with respect to query, key and value; those of grouped heads add up."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     found: list[list[torch.Tensor]] = [[], [], []]
     wanted = _documents(grad_out, grad_out, grad_out, bounds)
     for (q, k, v), (grad, _, _) in zip(_documents(query, key, value, bounds), wanted, strict=True):
@@ -67,8 +68,8 @@ def _documents(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, boun
     yield from zip(*(one.transpose(0, 1).split(bounds.diff().tolist(), dim=1) for one in whole), strict=True)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
-    scores = query @ key.mT * scale
+def _weights(query: torch.Tensor, key: torch.Tensor, scale: float | None) -> torch.Tensor:
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
 
 
