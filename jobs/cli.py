@@ -5,7 +5,23 @@ import sys
 
 import typer
 
-from jobs import chat, diff, doctor, engine, export, fetch, gc, inspect, lineage, peek, promote, report, run, samples
+from jobs import (
+    chat,
+    diff,
+    doctor,
+    engine,
+    estimate,
+    export,
+    fetch,
+    gc,
+    inspect,
+    lineage,
+    peek,
+    promote,
+    report,
+    run,
+    samples,
+)
 from pipeline.errors import HanforgeError
 
 app = typer.Typer(
@@ -20,6 +36,7 @@ promote.register(app)
 inspect.register(app)
 samples.register(app)
 peek.register(app)
+estimate.register(app)
 lineage.register(app)
 report.register(app)
 diff.register(app)

@@ -50,7 +50,10 @@ class Execution(Closed):
 
 @cache
 def profiles(path: str | None = None) -> dict[str, Profile]:
-    """The shipped profiles, with those of a user's own file laid over them by name."""
+    """The shipped profiles, with a user's own file laid over them key by key.
+
+    Example: a file with `h100: {price_per_gpu_hour_usd: 2.2}` changes that price and nothing else.
+    """
     texts = [resources.files("pipeline.recipe").joinpath("profiles.yaml").read_text("utf-8")]
     if path is not None:
         try:
@@ -59,7 +62,9 @@ def profiles(path: str | None = None) -> dict[str, Profile]:
             raise UserError(f"profiles file {path!r} cannot be read: {error}", "Correct --profiles") from error
     values: dict[str, object] = {}
     for text in texts:
-        values.update(YAML(typ="safe").load(text) or {})
+        for name, given in (YAML(typ="safe").load(text) or {}).items():
+            standing = values.get(name)
+            values[name] = {**standing, **given} if isinstance(standing, dict) and isinstance(given, dict) else given
     try:
         return TypeAdapter(dict[str, Profile]).validate_python(values)
     except ValidationError as error:
