@@ -1,40 +1,29 @@
-"""The one client for any OpenAI-compatible endpoint: chat completions, hundreds in flight, no batch barriers.
+"""The one client for OpenAI-compatible endpoints: chat completions, hundreds in flight, no batch barriers.
 
-Invariants: a request ends as `Answer` or `Failure`, never silently; memory holds only what is in flight; an endpoint
-that answers nothing for longer than `outage_seconds` ends as `Trouble`; the API key is read from the environment when
-the connection opens, and neither logged nor stored.
+Invariants: a request ends as `Answer` or `Failure`, never silently; memory holds only what is in flight; endpoints that
+answer nothing for longer than `outage_seconds` end as `Trouble`; the API key is read from the environment when the
+client opens, and neither logged nor stored.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Generic, TypeVar
 
-import aiohttp
-import orjson
-
-from pipeline.engine.protocol import (
-    Answer,
-    Endpoint,
-    Failure,
-    Passing,
-    authorization,
-    error_message,
-    outcome,
-    parse_metrics,
-)
+from pipeline.engine.http import BrokenError
+from pipeline.engine.protocol import Answer, Endpoint, Failure, Passing
+from pipeline.engine.replica import Replica
+from pipeline.engine.replicas import Replicas
 from pipeline.engine.settings import ClientSettings
 from pipeline.engine.stream import Delta, deltas
-from pipeline.errors import Trouble, UserError
+from pipeline.errors import Trouble
 
 K = TypeVar("K")
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 READ_AHEAD = 32
 POLL_SECONDS = 0.2
 PROBE: dict[str, Any] = {"messages": [{"role": "user", "content": "안녕하세요"}], "max_tokens": 1}
@@ -45,33 +34,36 @@ def _never() -> bool:
 
 
 class Client:
-    """A connection pool to one endpoint; use as `async with Client(endpoint, settings) as client`.
+    """One model behind one endpoint or several; use as `async with Client(endpoint, settings) as client`.
 
     `check` is called after each failed try and may raise, e.g. because the server's process has died.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: ClientSettings, check: Callable[[], None] = lambda: None) -> None:
-        self.endpoint = endpoint
+    def __init__(
+        self,
+        endpoints: Endpoint | Sequence[Endpoint],
+        settings: ClientSettings,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.retries = 0
-        self.in_flight = 0
+        self._endpoints = [endpoints] if isinstance(endpoints, Endpoint) else list(endpoints)
         self._check = check
-        self._silent_since: float | None = None  # monotonic time of the first failure since the latest answer
-        self._session: aiohttp.ClientSession
+        self._replicas: Replicas
 
     async def __aenter__(self) -> "Client":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self.settings.request_timeout_seconds, sock_connect=30),
-            headers={"Content-Type": "application/json", **authorization(self.endpoint)},
-            trust_env=urlsplit(self.endpoint.url).hostname not in LOOPBACK,
-        )
+        self._replicas = Replicas(self._endpoints, self.settings, self._check)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._session.close()
+        await self._replicas.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are out, those that wait before a retry included."""
+        return self._replicas.in_flight
 
     async def ask(
         self,
@@ -79,187 +71,220 @@ class Client:
         stop_requested: Callable[[], bool] = _never,
         drain_seconds: float = 5.0,
     ) -> AsyncGenerator[tuple[K, Answer | Failure], None]:
-        """Outcomes of (key, body) pairs in the order in which they come, `concurrency` of them in flight.
+        """The outcomes that `batches` gives, one by one."""
+        async with aclosing(self.batches(requests, stop_requested, drain_seconds)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    yield item
 
-        `requests` is read a little ahead, in a thread, so it may block on a store. Once `stop_requested()` no new
-        request is sent, and what is in flight gets `drain_seconds`. Closing the iterator cancels what is in flight.
+    async def batches(
+        self,
+        requests: Iterator[tuple[K, dict[str, Any]]],
+        stop_requested: Callable[[], bool] = _never,
+        drain_seconds: float = 5.0,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> AsyncGenerator[list[tuple[K, Answer | Failure]], None]:
+        """Outcomes of (key, body) pairs in the order in which they come, as many together as are there.
+
+        An empty batch is a sign of life, given when nothing has come for `poll_seconds`. As many requests are in flight
+        as the endpoints take, `concurrency` at most. `requests` is read a little ahead, in a thread, so it may block
+        on a store. Once `stop_requested()` no new request is sent, and what is in flight gets `drain_seconds`. Closing
+        the iterator cancels what is in flight.
         """
-        waiting: asyncio.Queue[tuple[K, dict[str, Any]] | None] = asyncio.Queue(self.settings.concurrency)
-        finished: asyncio.Queue[tuple[K, Answer | Failure]] = asyncio.Queue(max(1, self.settings.concurrency // 2))
-        workers = [
-            asyncio.create_task(self._work(waiting, finished, stop_requested)) for _ in range(self.settings.concurrency)
-        ]
-        tasks = [asyncio.create_task(_feed(requests, waiting, len(workers), stop_requested)), *workers]
-        everything = asyncio.gather(*tasks)
+        flow = _Flow(self, self._replicas, requests, stop_requested)
         deadline: float | None = None
         try:
-            while not (everything.done() and finished.empty()):
-                if everything.done():
-                    everything.result()  # raises what ended the work early
-                if stop_requested():
+            while True:
+                await flow.wait(poll_seconds)
+                yield flow.take()
+                stopping = stop_requested()
+                if flow.is_over(stopping):
+                    return
+                if stopping:
                     deadline = deadline or time.monotonic() + drain_seconds
                     if time.monotonic() > deadline:
                         return
-                taking = asyncio.ensure_future(finished.get())
-                either: set[asyncio.Future[Any]] = {taking, everything}
-                await asyncio.wait(either, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if taking.done():
-                    yield taking.result()
-                else:
-                    taking.cancel()
-            everything.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(everything, *tasks, return_exceptions=True)
+            await flow.cancel()
 
-    async def chat(self, body: dict[str, Any]) -> Answer | Failure:
+    async def chat(self, body: dict[str, Any], replica: Replica | None = None) -> Answer | Failure:
         """One chat completion; `body` is the request without `model`. What passes is retried; Trouble on an outage.
 
-        After `attempts` failed tries the request itself is the cause, and fails, only when the endpoint answers
-        something else right before and right after one more try: an outage never turns into failed rows.
+        `replica`: a place that was taken for it. After `attempts` failed tries the request itself is the cause, and
+        fails, only when the endpoint answers something else right before and right after one more try: an outage never
+        turns into failed rows.
         """
         tries = counted = 0
-        alive_before = False
+        alive: Replica | None = None  # answered something else right before
+        replica = replica or await self._replicas.place()
         while True:
             started = time.monotonic()
             try:
-                found = await self._post(body)
+                found = await replica.post(body)
                 seconds = round(time.monotonic() - started, 3)
                 return replace(found, seconds=seconds, retries=tries) if isinstance(found, Answer) else found
             except Passing as error:
                 tries, counted = tries + 1, counted + error.counts
-                self._check()
-                self._note_silence(error)
+                self._replicas.note_silence(error.detail)
                 if counted >= self.settings.attempts:
-                    alive = await self._answers_a_probe()
-                    if alive and alive_before:
+                    answers = await _answers_a_probe(replica)
+                    if answers and alive is replica:
                         return Failure(error.reason, error.detail)
-                    alive_before = alive
+                    alive = replica if answers else None
                 self.retries += 1
-                await asyncio.sleep(error.retry_after_seconds + self._jitter(tries))
+                await asyncio.sleep(self._replicas.jitter(tries))
+            finally:
+                self._replicas.free(replica)
+            replica = await self._replicas.place(beside=replica, at=alive)
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[Delta]:
         """One chat completion piece by piece. Not retried: a person is looking. Trouble when the endpoint fails."""
-        data = orjson.dumps({"model": self.endpoint.model, **body, "stream": True})
+        replica = self._replicas.all[0]
+        endpoint = replica.endpoint
         try:
-            async with self._session.post(f"{self.endpoint.url}/chat/completions", data=data) as response:
-                if response.status != 200:
-                    said = error_message(await response.read())
-                    raise Trouble(f"{self.endpoint.url} answered {response.status}: {said}")
-                async for delta in deltas(response.content):
-                    yield delta
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Trouble(f"{self.endpoint.url}: {type(error).__name__}: {error}", "Is it still up?") from error
+            async with replica.stream(body) as lines:
+                async for delta in deltas(lines):
+                    shown = Delta(endpoint.text(delta.reasoning), endpoint.text(delta.content))
+                    if shown != Delta():
+                        yield shown
+        except BrokenError as error:
+            raise Trouble(f"{endpoint.url}: {error}", "Is it still up?") from error
 
     async def models(self) -> list[str]:
-        """The names under which the endpoint serves models; UserError when it refuses the key, else Trouble."""
-        url = f"{self.endpoint.url}/models"
-        try:
-            async with self._session.get(url) as response:
-                body = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Trouble(f"{url}: {type(error).__name__}: {error}", "Is it up, and its URL right?") from error
-        if response.status in (401, 403):
-            raise UserError(
-                f"{url} refuses the API key: {response.status}",
-                "Put a valid key into the variable that api_key_env names",
-            )
-        try:
-            return [str(entry["id"]) for entry in orjson.loads(body)["data"]]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            what = f"{url} answered {response.status}: {error_message(body)}"
-            raise Trouble(what, "Must the URL end in /v1?") from error
+        """The names under which the first endpoint serves models; UserError when it refuses the key, else Trouble."""
+        return await self._replicas.all[0].models()
 
     async def wait_ready(self, timeout_seconds: float, stop_requested: Callable[[], bool] = _never) -> None:
-        """Wait until the endpoint serves the wanted model.
+        """Wait until an endpoint serves the wanted model; others that do not answer yet are left out until they do.
 
-        UserError when it serves others or refuses the key, Trouble when it does not answer in time.
+        UserError when one serves others or refuses the key, Trouble when none answers in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while not stop_requested():
             self._check()
-            try:
-                names = await self.models()
-            except Trouble as error:
-                if time.monotonic() > deadline:
-                    raise Trouble(f"{error.what}; waited {timeout_seconds:.0f} s", error.remedy) from error
-                await asyncio.sleep(POLL_SECONDS)
-                continue
-            if self.endpoint.model not in names:
-                raise UserError(
-                    f"the endpoint {self.endpoint.url} serves {names}, not {self.endpoint.model!r}",
-                    "Set served_model_name to one of these, or start the endpoint with the wanted model",
-                )
-            return
+            found = await asyncio.gather(*(_looked_at(replica) for replica in self._replicas.all))
+            if None in found:
+                for replica, trouble in zip(self._replicas.all, found, strict=True):
+                    if trouble is not None:
+                        replica.leave_out(trouble.what)
+                return
+            first = next(trouble for trouble in found if trouble is not None)
+            if time.monotonic() > deadline:
+                raise Trouble(f"{first.what}; waited {timeout_seconds:.0f} s", first.remedy) from first
+            await asyncio.sleep(POLL_SECONDS)
 
     async def metrics(self) -> dict[str, float]:
-        """vLLM's gauges and counters, summed over labels, e.g. {"vllm:num_requests_running": 12.0}; {} without any."""
-        try:
-            async with self._session.get(f"{self.endpoint.url.removesuffix('/v1')}/metrics") as response:
-                text = (await response.read()).decode("utf-8", "replace")
-                return parse_metrics(text) if response.status == 200 else {}
-        except (aiohttp.ClientError, TimeoutError):
-            return {}
+        """vLLM's gauges and counters at the first endpoint, e.g. {"vllm:num_requests_running": 12.0}; {} without."""
+        return await self._replicas.all[0].metrics()
 
-    async def _work(
+
+async def _answers_a_probe(replica: Replica) -> bool:
+    try:
+        await replica.post(PROBE)
+    except Passing:
+        return False
+    return True
+
+
+async def _looked_at(replica: Replica) -> Trouble | None:
+    try:
+        await replica.check_model()
+    except Trouble as error:
+        return error
+    return None
+
+
+class _Flow(Generic[K]):
+    """One pass of requests through the client: a feeder that takes a place for each, a task for each, the outcomes."""
+
+    def __init__(
         self,
-        waiting: "asyncio.Queue[tuple[K, dict[str, Any]] | None]",
-        finished: "asyncio.Queue[tuple[K, Answer | Failure]]",
+        client: Client,
+        replicas: Replicas,
+        requests: Iterator[tuple[K, dict[str, Any]]],
         stop_requested: Callable[[], bool],
     ) -> None:
-        while (item := await waiting.get()) is not None:
-            if not stop_requested():
-                await finished.put((item[0], await self.chat(item[1])))
+        self._client, self._replicas = client, replicas
+        self._requests, self._stop_requested = requests, stop_requested
+        self._finished: list[tuple[K, Answer | Failure]] = []
+        self._tasks: set[asyncio.Task[Answer | Failure]] = set()
+        self._something = asyncio.Event()  # for the reader: an outcome, an error, the end
+        self._taken = asyncio.Event()  # for the feeder: the reader has caught up
+        self._error: BaseException | None = None
+        self._feeder = asyncio.create_task(self._feed())
+        self._feeder.add_done_callback(self._fed)
 
-    async def _post(self, body: dict[str, Any]) -> Answer | Failure:
-        data = orjson.dumps({"model": self.endpoint.model, **body})
-        self.in_flight += 1
+    async def wait(self, seconds: float) -> None:
+        """Until something is there to take, at most so long."""
         try:
-            async with self._session.post(f"{self.endpoint.url}/chat/completions", data=data) as response:
-                raw = await response.read()
-        except TimeoutError as error:
-            raise Passing("timeout", f"no answer in {self.settings.request_timeout_seconds:.0f} s") from error
-        except aiohttp.ClientError as error:
-            raise Passing("server_error", f"{type(error).__name__}: {error}") from error
-        finally:
-            self.in_flight -= 1
-        found = outcome(response.status, raw, response.headers.get("Retry-After", ""))
-        self._silent_since = None
-        return found
+            async with asyncio.timeout(seconds):
+                await self._something.wait()
+        except TimeoutError:
+            return
 
-    def _note_silence(self, error: Passing) -> None:
-        now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if now - self._silent_since > self.settings.outage_seconds:
-            raise Trouble(
-                f"the endpoint {self.endpoint.url} has answered nothing for {now - self._silent_since:.0f} s; "
-                f"last: {error.detail}",
-                "Bring it back and run again: finished answers are kept",
-            )
+    def take(self) -> list[tuple[K, Answer | Failure]]:
+        """The outcomes since the last time. Raises what has ended the pass early, once all before it are taken."""
+        self._something.clear()
+        self._taken.set()
+        taken, self._finished = self._finished, []
+        if self._error is not None and not taken:
+            raise self._error
+        return taken
 
-    async def _answers_a_probe(self) -> bool:
-        try:
-            await self._post(PROBE)
-        except Passing:
+    def is_over(self, stopping: bool) -> bool:
+        """Whether nothing more will come."""
+        if self._error is not None or self._finished or self._tasks:
             return False
+        return stopping or self._feeder.done()
+
+    async def cancel(self) -> None:
+        """End everything that is under way."""
+        self._feeder.cancel()
+        await asyncio.gather(self._feeder, return_exceptions=True)
+        await asyncio.sleep(0)  # a task that has not begun would not give its place back
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _feed(self) -> None:
+        """Give each request a place and a task; the next few are read meanwhile, in a thread."""
+        reading = self._read()
+        try:
+            while batch := await reading:
+                reading = self._read()
+                for key, body in batch:
+                    while len(self._finished) > max(READ_AHEAD, len(self._tasks)):
+                        self._taken.clear()
+                        await self._taken.wait()
+                    if not await self._send(key, body):
+                        return
+        finally:
+            reading.cancel()
+
+    def _read(self) -> "asyncio.Task[list[tuple[K, dict[str, Any]]]]":
+        return asyncio.create_task(asyncio.to_thread(lambda: list(islice(self._requests, READ_AHEAD))))
+
+    async def _send(self, key: K, body: dict[str, Any]) -> bool:
+        replica = await self._replicas.place()
+        if self._stop_requested():
+            self._replicas.free(replica)
+            return False
+        task = asyncio.create_task(self._client.chat(body, replica))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._done(key, task))
         return True
 
-    def _jitter(self, tries: int) -> float:
-        """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): uniform in [0, min(cap, base 2^n)]."""
-        ceiling = min(self.settings.wait_max_seconds, self.settings.wait_initial_seconds * 2 ** min(tries - 1, 20))
-        return random.uniform(0, ceiling)
+    def _done(self, key: K, task: "asyncio.Task[Answer | Failure]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._finished.append((key, task.result()))
+        self._error = self._error or error
+        self._something.set()
 
-
-async def _feed(
-    requests: Iterator[tuple[K, dict[str, Any]]],
-    waiting: "asyncio.Queue[tuple[K, dict[str, Any]] | None]",
-    workers: int,
-    stop_requested: Callable[[], bool],
-) -> None:
-    """Move requests into the bounded queue, reading a few at a time in a thread; one None per worker ends it."""
-    while not stop_requested() and (batch := await asyncio.to_thread(lambda: list(islice(requests, READ_AHEAD)))):
-        for item in batch:
-            await waiting.put(item)
-    for _ in range(workers):
-        await waiting.put(None)
+    def _fed(self, feeder: "asyncio.Task[None]") -> None:
+        if not feeder.cancelled():
+            self._error = self._error or feeder.exception()
+        self._something.set()

@@ -5,7 +5,9 @@ others): both are read, one is never lost.
 """
 
 import os
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
@@ -25,15 +27,6 @@ DETAIL_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where a model answers: `url` ends in /v1; `api_key_env` names the variable that holds the key."""
-
-    url: str
-    model: str
-    api_key_env: str | None = None
-
-
-@dataclass(frozen=True)
 class Answer:
     """What the model said. `reasoning` is what the server's parser set apart, None without one.
 
@@ -47,6 +40,38 @@ class Answer:
     completion_tokens: int = 0
     seconds: float = field(default=0.0, compare=False)
     retries: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers: `url` ends in /v1; `api_key_env` names the variable that holds the key.
+
+    `special_tokens`: of a tokenizer that counts the think tags among them, all the others (`special_beside_tags`). A
+    server leaves special tokens out of its text, so they are asked for then, and all but the tags taken out here.
+    """
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+    special_tokens: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every request to it carries."""
+        return {"skip_special_tokens": False} if self.special_tokens else {}
+
+    def text(self, said: str) -> str:
+        """What was said without special tokens. Example: "<think>1</think>2<|im_end|>" -> "<think>1</think>2" """
+        for token in self.special_tokens:
+            said = said.replace(token, "")
+        return said
+
+    def shown(self, answer: Answer) -> Answer:
+        """The answer without special tokens."""
+        if not self.special_tokens:
+            return answer
+        reasoning = self.text(answer.reasoning) if answer.reasoning is not None else None
+        return replace(answer, content=self.text(answer.content), reasoning=reasoning)
 
 
 @dataclass(frozen=True)
@@ -89,7 +114,8 @@ def outcome(status: int, body: bytes, retry_after: str) -> Answer | Failure:
     if status in PASSING_STATUS:
         raise Passing(f"refused_{status}", detail, counts=False, retry_after_seconds=_seconds(retry_after))
     if status >= 500:
-        raise Passing("server_error", detail, retry_after_seconds=_seconds(retry_after))
+        pause = _seconds(retry_after)  # an endpoint that names a time speaks of itself, not of the request
+        raise Passing("server_error", detail, counts=not pause, retry_after_seconds=pause)
     over_length = any(words in detail.lower() for words in OVER_LENGTH_WORDS)
     return Failure("over_length" if over_length else f"refused_{status}", detail)
 
@@ -148,8 +174,15 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 
 def _seconds(retry_after: str) -> float:
-    """The Retry-After header in seconds; its date form and nonsense count as 0 (our own wait applies)."""
+    """The Retry-After header in seconds from now, given as seconds or as a date (RFC 9110, section 10.2.3).
+
+    Nonsense counts as 0: our own wait applies. Example: "120" -> 120.0; "Fri, 31 Dec 1999 23:59:59 GMT" -> 0.0
+    """
     try:
         return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return 0.0

@@ -42,7 +42,10 @@ class EngineSettings(Closed):
 class ClientSettings(Closed):
     """How hard and how long an endpoint is asked. Nothing here changes an answer."""
 
-    concurrency: int = Field(default=256, ge=1, description="Requests in flight at once.")
+    concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Most requests in flight at once, over all endpoints; auto: as many as each endpoint takes.",
+    )
     request_timeout_seconds: float = Field(default=600, gt=0, description="Longest wait for one answer.")
     attempts: int = Field(
         default=8, ge=1, description="Tries of a request that the server fails while it answers others."
