@@ -22,6 +22,7 @@ from pipeline.engine.protocol import Answer, Failure
 from pipeline.store.objects import Store
 
 READERS = 16
+_NAMES = re.compile(rb'\{"key":"([^"]*)"(?:,"setup":"([^"]*)")?')  # how `add` begins a line: no answer is parsed for it
 
 
 def teacher_folder(name: str, identity: str) -> str:
@@ -128,14 +129,13 @@ class AnswerCache:
         return found
 
     def _note_lines(self, name: str, lines: Iterable[bytes]) -> None:
-        records = [orjson.loads(line) for line in lines]
+        named = [_NAMES.match(line) for line in lines]
         with self._lock:
             self._loaded.add(name)
             self._number = max(self._number, int(name[:8]))
-            for record in records:
-                key = record["key"]
-                self._setups[record.get("setup", "")] += key not in self._index
-                self._index[key] = min(self._index.get(key, name), name)
+            for key, setup in (match.groups(b"") for match in named if match):
+                self._setups[setup.decode()] += key.decode() not in self._index
+                self._index[key.decode()] = min(self._index.get(key.decode(), name), name)
 
     def _next_name(self) -> str:
         """Without create-only writes two writers may take one number: the name then carries the writer's own mark."""
