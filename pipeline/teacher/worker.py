@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 
 from pipeline.engine.client import Client
 from pipeline.engine.protocol import Answer, Failure
-from pipeline.engine.ticking import ticking
 from pipeline.store.commit import Counts
 from pipeline.store.stage import Stage
 from pipeline.teacher.answers import AnswerCache
@@ -63,20 +62,21 @@ class Worker:
         async with client:
             with heartbeat(self.stage):
                 await client.wait_ready(patience_seconds(self.settings), self._stopping)
-            outcomes = client.ask(iter(self.asking), self._stopping, DRAIN_SECONDS)
             building = asyncio.create_task(asyncio.sleep(0))
+            outcomes = client.batches(iter(self.asking), self._stopping, DRAIN_SECONDS, TICK_SECONDS)
             try:
-                async for item in ticking(outcomes, TICK_SECONDS):
-                    if item is not None:
-                        self._keep(*item)
-                    if self._is_due():
-                        await asyncio.to_thread(self._flush)
-                    if building.done():
-                        building.result()
-                        if self.asking.has_ready:
-                            building = asyncio.create_task(asyncio.to_thread(self._build_ready))
-                    if time.monotonic() - self._judged >= JUDGE_SECONDS:
-                        self._say(client)
+                async with aclosing(outcomes):
+                    async for batch in outcomes:
+                        for question, outcome in batch:
+                            self._keep(question, outcome)
+                        if self._is_due():
+                            await asyncio.to_thread(self._flush)
+                        if building.done():
+                            building.result()
+                            if self.asking.has_ready:
+                                building = asyncio.create_task(asyncio.to_thread(self._build_ready))
+                        if time.monotonic() - self._judged >= JUDGE_SECONDS:
+                            self._say(client)
                 await building
                 await asyncio.to_thread(self._build_ready)
                 self._say(client)
