@@ -28,7 +28,7 @@ def _server() -> Iterator[OpenAIServer]:
 
 @pytest.fixture
 def server(_server: OpenAIServer) -> OpenAIServer:
-    _server.control(latency_seconds=0.0, fault_rate=0.0, down=False, style="tags", models=["teacher"], key=None)
+    _server.control(reset=True)
     return _server
 
 
@@ -177,7 +177,8 @@ def test_metrics_are_summed_over_labels(server: OpenAIServer) -> None:
         async with Client(Endpoint(server.url, "teacher"), QUICK) as client:
             return await client.metrics()
 
-    assert asyncio.run(metrics()) == {"vllm:num_requests_running": 0.0}
+    found = asyncio.run(metrics())
+    assert found["vllm:num_requests_running"] == 0.0 and found["vllm:num_requests_waiting"] == 0.0
     assert parse_metrics('a{x="1"} 2\na{x="2"} 3.5\nb 1\n# c 9\n') == {"a": 5.5, "b": 1.0}
 
 

@@ -2,22 +2,36 @@
 
 `python -m tests.servers.openai_endpoint [--port 0] [--model teacher]`. The same messages always get the same answer.
 What a question holds decides how it is answered: `[over-length]` and `[refused]` are 400, `[poison]` is always 500,
-`[length]` is cut off by max_tokens, `[silent]` gives no reasoning, `[wrong]` a wrong answer. `POST /control` sets the
-behaviour of the whole server: latency_seconds, fault_rate (share of requests whose first try fails: 500, 502, 429 with
-Retry-After or a cut connection), down (every request 503), style, models, key. `GET /stats` says how often each
-request was answered.
+`[length]` is cut off by max_tokens, `[silent]` gives no reasoning, `[wrong]` a wrong answer, `[slow]` takes ten times
+as long. `GET /stats` says how often each request was answered. `POST /control` sets the behaviour of the whole server:
+
+| setting | what it does |
+|---|---|
+| latency_seconds, latency_sigma | uniform in 0.5 to 1.5 times the first; with sigma log-normal around it |
+| fault_rate | share of requests whose first try fails: 500, 502, 429 with Retry-After or a cut connection |
+| down | every request is 503 |
+| style, steps | how reasoning is set apart; how many steps it has |
+| models, key | what is served, for which key; any other model is 404 |
+| slots | requests that run at once, as in an engine; the others wait, and /metrics says so |
+| preempts_above | running requests above which each new one counts as a preemption |
+| metrics | false: /metrics is 404, as at most other endpoints |
+| most_in_flight, retry_after | above that many every request is 429, with this Retry-After; "date:2" is a date in 2 s |
+| special_tags | think tags and the end of turn are special tokens: in the text only with skip_special_tokens false |
 """
 
 import argparse
 import asyncio
 import hashlib
 import json
+import random
 import re
+import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +39,8 @@ from aiohttp import web
 from tests.servers.process import announce, die_with_parent, server_process
 
 FAULTS = ("500", "429", "cut", "502")
+PADDING = "주어진 조건을 하나씩 다시 확인하고, 앞에서 얻은 값을 다음 식에 넣어 계산한 뒤 단위와 부호를 점검합니다."
+END_OF_TURN = "<|im_end|>"
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class OpenAIServer:
         return f"{self.address}/v1"
 
     def control(self, **settings: Any) -> None:
-        """Change the server's behaviour, e.g. control(latency_seconds=0.2, fault_rate=0.1)."""
+        """Change the server's behaviour, e.g. control(latency_seconds=0.2, fault_rate=0.1); reset=True: all as new."""
         body = json.dumps(settings).encode()
         with urllib.request.urlopen(f"{self.address}/control", data=body, timeout=10) as response:
             response.read()
@@ -57,13 +73,14 @@ def openai_server(*arguments: str) -> Iterator[OpenAIServer]:
         yield OpenAIServer(address)
 
 
-def scripted(question: str, style: str) -> dict[str, Any]:
+def scripted(question: str, style: str, steps: int = 2) -> dict[str, Any]:
     """The message that answers a question: sums are right unless it says `[wrong]`, other answers follow its hash."""
     numbers = [int(number) for number in re.findall(r"\d+", question)[:2]]
     result = str(sum(numbers)) if numbers else hashlib.sha256(question.encode()).hexdigest()[:6]
     if "[wrong]" in question:
         result = "틀린 답"
-    thought = f"1단계: {question[:20]} 살펴봅니다.\n2단계: 값은 {result}입니다."
+    between = "".join(f"\n{step}단계: {PADDING}" for step in range(2, steps))
+    thought = f"1단계: {question[:20]} 살펴봅니다.{between}\n{max(steps, 2)}단계: 값은 {result}입니다."
     if "[silent]" in question:
         return {"content": f"정답: {result}"}
     if style == "parser":
@@ -82,12 +99,17 @@ class Endpoint:
 
     def __init__(self, model: str) -> None:
         self.settings: dict[str, Any] = {
-            "latency_seconds": 0.0, "fault_rate": 0.0, "down": False, "style": "tags", "models": [model], "key": None,
+            "latency_seconds": 0.0, "latency_sigma": 0.0, "fault_rate": 0.0, "down": False, "style": "tags", "steps": 2,
+            "models": [model], "key": None, "slots": None, "preempts_above": None, "metrics": True,
+            "most_in_flight": None, "retry_after": None, "special_tags": False,
         }  # fmt: skip
+        self.defaults = dict(self.settings)
         self.tries: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
+        self.running = self.preemptions = 0
+        self.changed = asyncio.Condition()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -108,6 +130,10 @@ class Endpoint:
             return _error(503, "down for maintenance")
         if settings["key"] and request.headers.get("Authorization") != f"Bearer {settings['key']}":
             return _error(401, "invalid api key")
+        if body.get("model") not in settings["models"]:
+            return _error(404, f"The model `{body.get('model')}` does not exist.")
+        if settings["most_in_flight"] is not None and self.in_flight > settings["most_in_flight"]:
+            return _error(429, "slow down", _retry_after(settings["retry_after"]))
         if "[over-length]" in question:
             return _error(400, "This model's maximum context length is 64 tokens, however you requested 90")
         if "[refused]" in question:
@@ -116,8 +142,11 @@ class Endpoint:
             return _error(500, "internal error")
         if self.tries[name] == 1 and int(name[:8], 16) / 0xFFFFFFFF < settings["fault_rate"]:
             return await self._fault(request, FAULTS[int(name[8:10], 16) % len(FAULTS)])
-        await asyncio.sleep(settings["latency_seconds"] * (0.5 + int(name[10:12], 16) / 255))
-        message = scripted(question, settings["style"])
+        async with self._slot():
+            await asyncio.sleep(self._seconds(name) * (10 if "[slow]" in question else 1))
+        message = scripted(question, settings["style"], settings["steps"])
+        if settings["special_tags"]:
+            message["content"] = _without_special(message["content"], body.get("skip_special_tokens", True))
         if body.get("stream"):
             return await _stream(request, message)
         self.answered[name] += 1
@@ -125,6 +154,29 @@ class Endpoint:
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
         usage = {"prompt_tokens": len(question), "completion_tokens": len(message["content"])}
         return web.json_response({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait for one of the engine's slots, and for one that is not over the settings' bound."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.settings["slots"] is None or self.running < self.settings["slots"])
+            self.running += 1
+            bound = self.settings["preempts_above"]
+            self.preemptions += bound is not None and self.running > bound
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if self.settings["slots"] is not None:
+                async with self.changed:
+                    self.changed.notify()
+
+    def _seconds(self, name: str) -> float:
+        """How long the request of this hash takes."""
+        sigma = self.settings["latency_sigma"]
+        if sigma:
+            return float(self.settings["latency_seconds"] * random.Random(name).lognormvariate(0, sigma))
+        return float(self.settings["latency_seconds"] * (0.5 + int(name[10:12], 16) / 255))
 
     async def _fault(self, request: web.Request, fault: str) -> web.StreamResponse:
         if fault == "cut":
@@ -148,7 +200,12 @@ class Endpoint:
 
     async def control(self, request: web.Request) -> web.Response:
         """POST /control."""
-        self.settings.update(await request.json())
+        wanted = await request.json()
+        if wanted.pop("reset", False):
+            self.settings.update(self.defaults)
+        self.settings.update(wanted)
+        async with self.changed:
+            self.changed.notify_all()
         return web.json_response(self.settings)
 
     async def stats(self, request: web.Request) -> web.Response:
@@ -158,7 +215,14 @@ class Endpoint:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics, as vLLM writes them."""
-        return web.Response(text=f'# HELP x\nvllm:num_requests_running{{model_name="t"}} {self.in_flight}.0\n')
+        if not self.settings["metrics"]:
+            return _error(404, "not found")
+        told = {
+            "vllm:num_requests_running": self.running, "vllm:num_requests_waiting": self.in_flight - self.running,
+            "vllm:num_preemptions_total": self.preemptions,
+        }  # fmt: skip
+        lines = [f'# HELP {name} x\n{name}{{model_name="t"}} {value}.0\n' for name, value in told.items()]
+        return web.Response(text="".join(lines))
 
 
 async def _stream(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
@@ -171,6 +235,18 @@ async def _stream(request: web.Request, message: dict[str, Any]) -> web.StreamRe
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
     await response.write(b"data: [DONE]\n\n")
     return response
+
+
+def _without_special(text: str, skip: bool) -> str:
+    """The text as a server gives it whose tokenizer counts the think tags among the special tokens."""
+    return re.sub(r"</?think>", "", text) if skip else text + END_OF_TURN
+
+
+def _retry_after(setting: str | None) -> dict[str, str]:
+    if setting is None:
+        return {}
+    _, is_date, seconds = setting.partition("date:")
+    return {"Retry-After": formatdate(time.time() + float(seconds), usegmt=True) if is_date else setting}
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
