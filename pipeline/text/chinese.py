@@ -20,6 +20,7 @@ _HANGUL = "\uac00-\ud7a3"
 _ANY_HAN = re.compile(f"[{HAN}]")
 _HAN_RUN = re.compile(f"[{HAN}]+")
 _HANGUL_SYLLABLE = re.compile(f"[{_HANGUL}]")
+_HANGUL_RUN = re.compile(f"[{_HANGUL}]+")
 # Full-width marks carry a Chinese sentence on; the Korean list marks "," and "·" end a run.
 _SENTENCE = re.compile(f"[{HAN}](?:[，。！？；：“”]*[{HAN}])*")
 _LOOK_BACK = 64
@@ -93,7 +94,7 @@ def judge_chinese(text: str, rule: ChineseRule = DEFAULT_RULE) -> Verdict:
     han = sum(len(run) for run in _HAN_RUN.findall(bare))
     foreign = sum(1 for run in _HAN_RUN.findall(bare) for character in run if character in foreign_characters())
     longest = max((_han_in(run) for run in _SENTENCE.findall(bare)), default=0)
-    hangul = len(_HANGUL_SYLLABLE.findall(text))
+    hangul = sum(map(len, _HANGUL_RUN.findall(text)))
     share = han / (han + hangul) if han else 0.0
     why = ""
     if foreign > rule.max_foreign:

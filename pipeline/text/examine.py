@@ -1,20 +1,17 @@
-"""One raw line judged: a sound conversation, or the first rule that it breaks.
+"""One raw line judged: a sound conversation, or the first rule that it breaks. This is the plain rule.
 
-Two ways give equal findings: `examine` (orjson, the plain rule) and `FastExaminer` (typed msgspec decoding and one
-byte scan for Han per block), which hands every line that it does not understand to the plain rule.
+`fast.py` judges most lines without it, and must judge them alike.
 """
 
-import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import msgspec
 import orjson
 import xxhash
 
-from pipeline.text.chatml import Turn, check_messages, check_turns, shown, turns_of
+from pipeline.text.chatml import Turn, check_messages, is_multi_turn, shown, turns_of
 from pipeline.text.chinese import DEFAULT_RULE, ChineseRule, judge_chinese
 from pipeline.text.settings import Columns
 
@@ -28,9 +25,7 @@ REASONS = (
 SCHEMA_REASONS = frozenset(REASONS[REASONS.index("messages_missing") : REASONS.index("source_excluded")])
 CHATML = Columns()
 CODES = {reason: code for code, reason in enumerate(REASONS)}
-_SPACES = re.compile(r"\s+")
-# Every byte that can begin a Han character in UTF-8: ideographs E3 to E9, compatibility EF, planes 2 and 3 F0.
-_NOT_HAN = bytes(byte for byte in range(256) if byte not in {*range(0xE3, 0xEA), 0xEF, 0xF0, 0x0A})
+NO_KEY = bytes(16)
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,11 @@ class Rules:
     prompts: bool = False
     overlap: frozenset[int] = field(default=frozenset(), repr=False)
 
+    @property
+    def wants_text(self) -> bool:
+        """Whether every sound row's text is asked for, so that no shorter way through a line is left."""
+        return self.prompts or bool(self.overlap)
+
 
 class Finding(NamedTuple):
     """What a line is: `reason` is empty for a sound row; `turns` is empty where the row has no sound conversation."""
@@ -56,21 +56,40 @@ class Finding(NamedTuple):
     turns: Sequence[tuple[str, str]]
 
 
-def examine(line: bytes, stem: str, rules: Rules) -> Finding:
+class Judged(NamedTuple):
+    """What the first pass records of a line. A line that is not sound has no key; `prompt` and `opening` are hashes."""
+
+    reason: str
+    source: str
+    key: bytes
+    chars: int
+    multi: bool
+    prompt: int = 0
+    opening: int = 0
+
+
+def judge(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> Judged:
+    """Examine a line and keep what the first pass records of it."""
+    reason, _, source, turns = examine(line, stem, rules, may_have_han)
+    chars, multi = characters(turns), is_multi_turn(turns)
+    if reason:
+        return Judged(reason, source, NO_KEY, chars, multi)
+    hashes = prompt_hashes(turns) if rules.prompts else [0]
+    return Judged(reason, source, content_key(turns), chars, multi, hashes[-1], hashes[0])
+
+
+def examine(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> Finding:
     """The plain rule: judge one line; `stem` is the source of rows that name none.
 
+    `may_have_han` is False where the caller knows that no Han character can be in the line.
     Example: b'{"messages": []}', "kowiki" -> Finding("messages_empty", "", "kowiki", [])
     """
     if len(line) > rules.max_row_bytes:
         return Finding("too_long_line", f"{len(line)} bytes, max_row_bytes is {rules.max_row_bytes}", stem, [])
     try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return Finding("not_utf8", f"byte {line[error.start]:#04x} at {error.start}", stem, [])
-    try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return Finding("broken_json", error.msg, stem, [])
+        return _unreadable(line, error, stem)
     if not isinstance(row, dict):
         return Finding("row_type", f"{type(row).__name__}, a row is an object", stem, [])
     source = row.get(rules.columns.source)
@@ -80,7 +99,15 @@ def examine(line: bytes, stem: str, rules: Rules) -> Finding:
     reason = check_messages(messages)
     if reason:
         return Finding(reason, "", source or stem, [])
-    return _judged(turns_of(messages), source or stem, rules, may_have_han=True)
+    return _judged(turns_of(messages), source or stem, rules, may_have_han)
+
+
+def _unreadable(line: bytes, broken: orjson.JSONDecodeError, stem: str) -> Finding:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return Finding("not_utf8", f"byte {line[error.start]:#04x} at {error.start}", stem, [])
+    return Finding("broken_json", broken.msg, stem, [])
 
 
 def messages_of(row: dict[str, Any], columns: Columns) -> Any:
@@ -152,48 +179,4 @@ def last_prompt_hash(turns: Sequence[tuple[str, str]]) -> int:
 
 def normal_text(text: str) -> str:
     """NFKC, runs of spaces as one, none at the ends. Example: "１ +\\n 2 " -> "1 + 2"."""
-    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text)).strip()
-
-
-class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    role: str
-    content: str
-
-
-class _Row(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    messages: list[_Message]
-    source: str | None = None
-
-
-class FastExaminer:
-    """The same findings, block by block."""
-
-    def __init__(self, rules: Rules, stem: str) -> None:
-        self._rules = rules
-        self._stem = stem
-        self._plain_only = rules.columns != CHATML
-        self._decode = msgspec.json.Decoder(_Row).decode
-
-    def findings(self, lines: list[bytes]) -> Iterator[Finding]:
-        """One finding per line. Lines hold no newline."""
-        if self._plain_only or not lines:
-            yield from (examine(line, self._stem, self._rules) for line in lines)
-            return
-        residues = b"\n".join(lines).translate(None, _NOT_HAN).split(b"\n")
-        for line, residue in zip(lines, residues, strict=True):
-            yield self._finding(line, bool(residue) or b"\\u" in line)
-
-    def _finding(self, line: bytes, may_have_han: bool) -> Finding:
-        rules = self._rules
-        if len(line) > rules.max_row_bytes:
-            return examine(line, self._stem, rules)
-        try:
-            row = self._decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return examine(line, self._stem, rules)
-        turns = [(message.role, message.content) for message in row.messages]
-        source = row.source or self._stem
-        reason = check_turns(turns)
-        if reason:
-            return Finding(reason, "", source, [])
-        return _judged(turns, source, rules, may_have_han)
+    return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.text.examine import CODES, REASONS
-from pipeline.text.records import Table
-from pipeline.text.sampling import Selection
+from pipeline.text.sampling import FATES, HELDOUT, NOT_SAMPLED, SAMPLED, Selection
+from pipeline.text.table import Table
 
 LENGTH_EDGES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 MOST_SOURCES = 200
@@ -19,16 +18,25 @@ def measure(table: Table, selection: Selection) -> dict[str, Any]:
 
     In each source: read = sum of rejected + duplicates + heldout + not_sampled + sampled.
     """
-    rows = table.records[selection.rows]
-    multi = int(np.count_nonzero(rows["multi"]))
-    lengths = np.bincount(np.searchsorted(LENGTH_EDGES, rows["chars"]), minlength=len(LENGTH_EDGES) + 1)
+    names, place = _shown_sources(table)
+    fates = np.zeros(len(names) * FATES, np.int64)
+    lengths = np.zeros(len(LENGTH_EDGES) + 1, np.int64)
+    sampled = multi = 0
+    for batch in table.batches():
+        fate = selection.fate[batch.start : batch.start + len(batch.records)]
+        fates += np.bincount(place[batch.records["source"]] * FATES + fate, minlength=len(fates))
+        rows = batch.records[fate == SAMPLED]
+        lengths += np.bincount(np.searchsorted(LENGTH_EDGES, rows["chars"]), minlength=len(lengths))
+        sampled += len(rows)
+        multi += int(np.count_nonzero(rows["multi"]))
+    by_source = fates.reshape(len(names), FATES).tolist()
     return {
         "lines": table.lines,
         "blank_lines": table.blank,
-        "rows_read": len(table.records),
-        "sources": _funnel(table, selection),
+        "rows_read": table.rows,
+        "sources": {name: _states(counts) for name, counts in zip(names, by_source, strict=True)},
         "length_chars": {"up_to": list(LENGTH_EDGES), "rows": lengths.tolist()},
-        "turns": {"single": len(rows) - multi, "multi": multi},
+        "turns": {"single": sampled - multi, "multi": multi},
     }
 
 
@@ -47,32 +55,27 @@ def totals(measured: dict[str, Any]) -> dict[str, int]:
     return out
 
 
-def _funnel(table: Table, selection: Selection) -> dict[str, Any]:
-    """One entry per source, the largest `MOST_SOURCES` by name and the rest together."""
+def _shown_sources(table: Table) -> tuple[list[str], "np.ndarray[Any, Any]"]:
+    """The `MOST_SOURCES` largest sources by name and one for the rest, and which of them each source counts as."""
     count = len(table.sources)
-    source = table.records["source"]
-    read = np.bincount(source, minlength=count)
+    read = np.zeros(count, np.int64)
+    if count > MOST_SOURCES:
+        for batch in table.batches():
+            read += np.bincount(batch.records["source"], minlength=count)
     largest = sorted(np.argsort(-read, kind="stable")[:MOST_SOURCES].tolist())
     place = np.full(count, len(largest))
     place[largest] = np.arange(len(largest))
-    names = [table.sources[number] for number in largest] + ([OTHER] if count > len(largest) else [])
+    return [table.sources[number] for number in largest] + ([OTHER] if count > len(largest) else []), place
 
-    def counted(positions: npt.NDArray[np.int64]) -> list[int]:
-        return [int(number) for number in np.bincount(place[source[positions]], minlength=len(names))]
 
-    reads, sampled = counted(np.arange(len(source))), counted(selection.rows)
-    heldout, rejects = counted(selection.heldout), counted(selection.rejects)
-    codes = selection.code[selection.rejects]
-    reasons = {int(code): counted(selection.rejects[codes == code]) for code in np.unique(codes)}
-    duplicates = reasons.pop(CODES["duplicate"], [0] * len(names))
+def _states(counts: list[int]) -> dict[str, Any]:
+    """One source's funnel from its rows by fate."""
+    reasons = {REASONS[code]: counts[code] for code in range(1, len(REASONS)) if counts[code]}
     return {
-        name: {
-            "read": reads[at],
-            "rejected": {REASONS[code]: numbers[at] for code, numbers in reasons.items() if numbers[at]},
-            "duplicates": duplicates[at],
-            "heldout": heldout[at],
-            "not_sampled": reads[at] - sampled[at] - heldout[at] - rejects[at],
-            "sampled": sampled[at],
-        }
-        for at, name in enumerate(names)
+        "read": sum(counts),
+        "rejected": {reason: count for reason, count in reasons.items() if reason != "duplicate"},
+        "duplicates": counts[CODES["duplicate"]],
+        "heldout": counts[HELDOUT],
+        "not_sampled": counts[NOT_SAMPLED],
+        "sampled": counts[SAMPLED],
     }

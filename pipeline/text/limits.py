@@ -6,9 +6,9 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe.models import nearest
 from pipeline.text.funnel import totals
-from pipeline.text.records import Table
-from pipeline.text.sampling import Selection
+from pipeline.text.sampling import HELDOUT, Selection
 from pipeline.text.settings import PrepareSettings
+from pipeline.text.table import Table
 
 LOG = logging.getLogger(__name__)
 
@@ -31,15 +31,16 @@ def check_enough(stage: str, settings: PrepareSettings, selection: Selection, me
     """UserError when nothing or less than target_samples is left, with the counts by reason."""
     offered, target = sum(selection.available.values()), settings.target_samples
     found = _shown({state: n for state, n in totals(measured).items() if state not in ("sampled", "not_sampled")})
+    heldout = selection.counts()[HELDOUT]
     wanted = settings.heldout.rows if settings.heldout is not None else None
-    if not offered and not len(selection.heldout):
+    if not offered and not heldout:
         raise UserError(
             f"stage {stage!r}: every row was rejected ({found or 'the input has no rows'})",
             "Look at the reasons: the columns may have other names, or the rules may be too strict",
         )
-    if wanted is not None and len(selection.heldout) < wanted:
+    if wanted is not None and heldout < wanted:
         raise UserError(
-            f"stage {stage!r}: heldout.rows is {wanted:,}, but only {len(selection.heldout):,} rows pass ({found})",
+            f"stage {stage!r}: heldout.rows is {wanted:,}, but only {heldout:,} rows pass ({found})",
             "Lower heldout.rows or loosen the rules",
         )
     if offered < (target or 1):

@@ -5,6 +5,7 @@ lines again and commits shard by shard. The same bytes for any number of workers
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,11 +18,12 @@ from pipeline.text.examine import Rules
 from pipeline.text.funnel import measure, totals
 from pipeline.text.inputs import input_files, preflight, rules_of
 from pipeline.text.limits import check_enough, check_source_names
-from pipeline.text.records import Table, joined, scan_units, unpacked
-from pipeline.text.sampling import select
-from pipeline.text.scan import UNIT_BYTES, Scanning, journal_key, scan_unit
+from pipeline.text.records import scan_units
+from pipeline.text.sampling import HELDOUT, NOT_SAMPLED, SAMPLED, Selection, select
+from pipeline.text.scan import UNIT_BYTES, Scanning, journal_key, journaled, scan_unit
 from pipeline.text.settings import PrepareSettings
-from pipeline.text.workers import available_cores, in_processes
+from pipeline.text.table import Table, tabulate
+from pipeline.text.workers import available_cores, in_processes, warm_up
 from pipeline.text.write import WriteUnit, Writing, save_lines, write_unit, write_units
 
 __all__ = ["preflight", "run"]
@@ -50,20 +52,20 @@ def _standing_plan(stage: Stage) -> dict[str, Any] | None:
 def _work(stage: Stage) -> dict[str, Any]:
     """Both passes; gives the plan whose units are now all committed."""
     settings: PrepareSettings = stage.settings
+    warm_up(settings.workers or available_cores())
     files = input_files(stage)
     rules = rules_of(stage)
     table = _scanned(stage, [entry.file for entry in files], rules)
     check_source_names(stage.name, settings, table)
-    selection = select(table, settings)
+    selection = select(table, settings, _folder(stage, "parts"))
     measured = measure(table, selection)
     check_enough(stage.name, settings, selection, measured)
-    sizes = (len(selection.rows), len(selection.heldout), len(selection.rejects))
-    units = write_units(*sizes, settings.shard_rows)
+    units = _write_units(selection, settings)
     names = [unit.name for unit in units]
     plan = stage.directory.plan(lambda: {"units": names, "measurements": measured, "seed": settings.seed})
     if plan["units"] != names:
         raise Trouble(f"{stage.directory.prefix}: the plan has {len(plan['units'])} units, not {len(names)}")
-    lines = stage.scratch() / "lines.npy"
+    lines = _folder(stage, "lines")
     save_lines(lines, table, selection)
     plain_rules = Rules(**{**vars(rules), "overlap": frozenset()})
     writing = Writing(
@@ -90,8 +92,18 @@ def _scanned(stage: Stage, files: list[SourceFile], rules: Rules) -> Table:
         lines += count
         stage.progress.update(done=lines, phase="scan")
     wait_for_others(stage, missing)
-    scanned = [unpacked(store.read(journal_key(directory, unit))) for unit in units]
-    return joined(units, scanned)
+    return tabulate(stage.scratch() / "records", ((unit, journaled(directory, unit)) for unit in units))
+
+
+def _folder(stage: Stage, name: str) -> Path:
+    folder = stage.scratch() / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _write_units(selection: Selection, settings: PrepareSettings) -> list[WriteUnit]:
+    counts = selection.counts()
+    return write_units(counts[SAMPLED], counts[HELDOUT], sum(counts[:NOT_SAMPLED]), settings.shard_rows)
 
 
 def _write(stage: Stage, writing: Writing, units: list[WriteUnit], counts: dict[str, int]) -> None:

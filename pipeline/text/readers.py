@@ -13,16 +13,22 @@ from pipeline.errors import Trouble
 from pipeline.store.inputs import SourceFile
 from pipeline.text.files import BLOCK_BYTES, PIECE_BYTES, WindowStream, is_splittable, open_stream, unpacking
 
+JUDGED_BYTES = 1 << 18  # a block, judged at once, fits into a core's own cache
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines without newlines, the first at `offset`; or one line too long to read, of `skipped` bytes."""
+    """Whole lines joined by newlines, the first at `offset`; or one line too long to read, of `skipped` bytes."""
 
     offset: int
-    lines: list[bytes]
+    data: bytes
     skipped: int = 0
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines; none of a block that was too long to read."""
+        return [] if self.skipped else self.data.split(b"\n")
 
 
 def range_blocks(file: SourceFile, start: int, end: int, max_row_bytes: int) -> Iterator[Block]:
@@ -60,32 +66,32 @@ def _line_start(file: SourceFile, position: int) -> int:
 
 def _blocks(read: Callable[[int], bytes], offset: int, max_row_bytes: int) -> Iterator[Block]:
     carry, skipped = b"", 0  # `skipped`: bytes so far of a line that is too long to keep
-    while data := read(BLOCK_BYTES):
+    while data := read(max(JUDGED_BYTES, len(carry))):  # a long line is joined from ever larger pieces
         if skipped:
             end = data.find(b"\n")
             if end < 0:
                 skipped += len(data)
                 continue
-            yield Block(offset, [], skipped + end)
+            yield Block(offset, b"", skipped + end)
             offset += skipped + end + 1
             data, skipped = data[end + 1 :], 0
         carry = carry + data if carry else data
         cut = carry.rfind(b"\n")
         if cut >= 0:
-            yield Block(offset, carry[:cut].split(b"\n"))
+            yield Block(offset, carry[:cut])
             offset += cut + 1
             carry = carry[cut + 1 :]
         if len(carry) > max_row_bytes:
             carry, skipped = b"", len(carry)
     if skipped:
-        yield Block(offset, [], skipped)
+        yield Block(offset, b"", skipped)
     elif carry:
-        yield Block(offset, [carry])
+        yield Block(offset, carry)
 
 
-def without_bom(line: bytes, offset: int) -> bytes:
-    """The line as JSON sees it: a byte order mark at the file's very start is no part of it."""
-    return line[len(_BOM) :] if offset == 0 and line.startswith(_BOM) else line
+def without_bom(data: bytes, offset: int) -> bytes:
+    """Lines as JSON sees them: a byte order mark at the file's very start is no part of the first one."""
+    return data[len(_BOM) :] if offset == 0 and data.startswith(_BOM) else data
 
 
 class LineCursor:

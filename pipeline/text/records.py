@@ -54,24 +54,27 @@ class ScanUnit:
 
 @dataclass(frozen=True)
 class Scanned:
-    """A scanned unit: its records in line order, names of its sources, how many lines it has, blank ones included."""
+    """A piece of a scanned unit: its records in line order, names of sources, how many lines, blank ones included.
+
+    The last piece counts in `before` the pieces that come before it; nearly every unit has no other.
+    """
 
     records: Records
     sources: list[str]
     lines: int
     blank: int
+    before: int = 0
 
     def packed(self) -> bytes:
         """For the journal: a JSON line, then the records; zstd."""
-        head = {"sources": self.sources, "lines": self.lines, "blank": self.blank}
+        head = {"sources": self.sources, "lines": self.lines, "blank": self.blank, "before": self.before}
         return zstandard.ZstdCompressor(level=1).compress(orjson.dumps(head) + b"\n" + self.records.tobytes())
 
 
 def unpacked(data: bytes) -> Scanned:
-    """The unit that `Scanned.packed` wrote."""
+    """The piece that `Scanned.packed` wrote."""
     head, _, records = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
-    values = orjson.loads(head)
-    return Scanned(np.frombuffer(records, RECORD), values["sources"], values["lines"], values["blank"])
+    return Scanned(np.frombuffer(records, RECORD), **orjson.loads(head))
 
 
 def scan_units(files: Sequence[SourceFile], unit_bytes: int) -> list[ScanUnit]:
@@ -87,40 +90,3 @@ def scan_units(files: Sequence[SourceFile], unit_bytes: int) -> list[ScanUnit]:
         else:
             units.append(ScanUnit(number, 0, -1))
     return units
-
-
-@dataclass(frozen=True)
-class Table:
-    """Every record of the input. `file` gives each record's file; `line` counts from 1 within the file."""
-
-    records: Records
-    file: npt.NDArray[np.uint32]
-    sources: list[str]
-    lines: int
-    blank: int
-
-
-def joined(units: Sequence[ScanUnit], scanned: Sequence[Scanned]) -> Table:
-    """Put units together in file and line order, with source numbers and line numbers made global.
-
-    Source names are sorted, so that their numbers depend on no order of reading.
-    """
-    names = sorted({name for part in scanned for name in part.sources})
-    number = {name: position for position, name in enumerate(names)}
-    records = np.empty(sum(len(part.records) for part in scanned), RECORD)
-    file = np.empty(len(records), np.uint32)
-    at = line = 0
-    current = -1
-    for unit, part in zip(units, scanned, strict=True):
-        if unit.file != current:
-            current, line = unit.file, 1
-        here = slice(at, at + len(part.records))
-        records[here] = part.records
-        records["line"][here] += np.uint32(line)
-        if part.sources:
-            lookup = np.array([number[name] for name in part.sources], np.uint32)
-            records["source"][here] = lookup[part.records["source"]]
-        file[here] = unit.file
-        at += len(part.records)
-        line += part.lines
-    return Table(records, file, names, sum(part.lines for part in scanned), sum(part.blank for part in scanned))

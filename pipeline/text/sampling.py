@@ -2,70 +2,64 @@
 
 Every choice is by hash of (seed, content), so it depends neither on order nor on what else lies in a file. Within a
 source the sample is the bottom k by that hash: of two samples of one input the smaller has, source by source, no row
-that the larger lacks unless the larger gives that source fewer rows.
+that the larger lacks unless the larger gives that source fewer rows. Memory holds one part of the rows at a time, and
+one byte for each row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.text.examine import CODES
-from pipeline.text.records import Records, Table
+from pipeline.text.partitions import Entries, Repeats, mixed, read_parts, sort_parts, spread
 from pipeline.text.settings import PrepareSettings
+from pipeline.text.table import Table
 
-_UNSEEN = np.uint64(0x9E3779B97F4A7C15)
-_KEEP, _NOT_SAMPLED, _HELDOUT, _REJECTED = 0, 1, 2, 3
+# A row's fate: the code of the reason that rejects it (examine.CODES, from 1), or one of these.
+NOT_SAMPLED, HELDOUT, SAMPLED = 253, 254, 255
+FATES = 256
+Fates = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Positions in the table, each rising: rows kept, held out and rejected. The rest was not sampled.
+    """What becomes of each row of a table, by position; `available` is what each source offers after its cap."""
 
-    `code` is each record's final reason; `first` gives for a duplicate the position of the row that stays.
-    """
-
-    rows: Numbers
-    heldout: Numbers
-    rejects: Numbers
-    code: npt.NDArray[np.uint16]
-    first: Numbers
+    fate: Fates
+    repeats: Repeats
     available: dict[str, int]
 
+    def positions(self, fate: int) -> Numbers:
+        """The rows of one fate, rising."""
+        return np.flatnonzero(self.fate == fate)
 
-def select(table: Table, settings: PrepareSettings) -> Selection:
-    """Apply duplicates, held-out split, caps and quotas.
+    def counts(self) -> list[int]:
+        """How many rows each fate has."""
+        return [int(count) for count in np.bincount(self.fate, minlength=FATES)]
 
-    `available` is what each source offers after all rules and its cap; when it sums to less than `target_samples`
-    `rows` holds all of it.
+
+def select(table: Table, settings: PrepareSettings, scratch: Path) -> Selection:
+    """Apply duplicates, held-out split, caps and quotas; `scratch` is an empty folder for files of 44 bytes a row.
+
+    When `available` sums to less than `target_samples` all of it is sampled.
     """
-    records = table.records
-    code = records["code"].copy()
-    first = np.full(len(records), -1, np.int64)
-    if settings.duplicates == "exact":
-        _mark_duplicates(records, code, first)
-    state = np.where(code > 0, _REJECTED, _NOT_SAMPLED).astype(np.uint8)
+    fate = _judged(table)
+    parts = spread(table, settings.seed, scratch)
+    repeats = sort_parts(parts, settings.seed, settings.duplicates == "exact")
+    fate[repeats.position] = CODES["duplicate"]
     if settings.heldout is not None:
-        _hold_out(records, code, state, settings)
-    candidates = np.flatnonzero(state == _NOT_SAMPLED)
-    by_source = _ranked_by_source(records, candidates, settings.seed, len(table.sources))
-    caps = settings.sources.cap
-    offered = [
-        min(len(ranked), caps.get(name, len(ranked))) for name, ranked in zip(table.sources, by_source, strict=True)
-    ]
+        _hold_out(parts, fate, settings)
+    offered = _candidates_by_source(parts, fate, len(table.sources))
+    for number, name in enumerate(table.sources):
+        offered[number] = min(offered[number], settings.sources.cap.get(name, offered[number]))
     target = sum(offered) if settings.target_samples is None else min(settings.target_samples, sum(offered))
-    for ranked, share in zip(by_source, quotas(offered, target), strict=True):
-        state[ranked[:share]] = _KEEP
+    _sample(parts, fate, quotas(offered, target))
     available = {name: count for name, count in zip(table.sources, offered, strict=True) if count}
-    return Selection(
-        np.flatnonzero(state == _KEEP),
-        np.flatnonzero(state == _HELDOUT),
-        np.flatnonzero(state == _REJECTED),
-        code,
-        first,
-        available,
-    )
+    return Selection(fate, repeats, available)
 
 
 def quotas(offered: list[int], target: int) -> list[int]:
@@ -86,62 +80,74 @@ def quotas(offered: list[int], target: int) -> list[int]:
     return floors
 
 
-def mixed(values: npt.NDArray[np.uint64], seed: int, purpose: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of (seed, purpose, value): splitmix64 (Steele, Lea, Flood 2014), vectorised."""
-    with np.errstate(over="ignore"):
-        salt = np.uint64((seed * 2 + purpose * 0x632BE59BD9B4E019) % 2**64)
-        z = _splitmix(np.full(1, salt, np.uint64)) ^ values.astype(np.uint64)
-        return _splitmix(_splitmix(z))
+def _judged(table: Table) -> Fates:
+    """The fates after the first pass: rejected by a reason, or not yet sampled."""
+    fate = np.empty(table.rows, np.uint8)
+    for batch in table.batches():
+        code = batch.records["code"]
+        fate[batch.start : batch.start + len(code)] = np.where(code > 0, code, NOT_SAMPLED)
+    return fate
 
 
-def _splitmix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = z + _UNSEEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _candidates(entries: Entries, fate: Fates) -> Entries:
+    left: Entries = entries[fate[entries["position"]] == NOT_SAMPLED]
+    return left
 
 
-def _mark_duplicates(records: Records, code: npt.NDArray[np.uint16], first: Numbers) -> None:
-    """Of sound rows with one key the first in file and line order stays; the others get the code of a duplicate."""
-    sound = np.flatnonzero(code == 0)
-    high, low = records["key_hi"][sound], records["key_lo"][sound]
-    order = np.lexsort((sound, low, high))
-    high, low, sound = high[order], low[order], sound[order]
-    fresh = np.ones(len(sound), bool)
-    fresh[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    leaders = sound[np.maximum.accumulate(np.where(fresh, np.arange(len(sound)), 0))] if len(sound) else sound
-    code[sound[~fresh]] = CODES["duplicate"]
-    first[sound[~fresh]] = leaders[~fresh]
-
-
-def _hold_out(
-    records: Records, code: npt.NDArray[np.uint16], state: npt.NDArray[np.uint8], settings: PrepareSettings
-) -> None:
+def _hold_out(parts: Sequence[Path], fate: Fates, settings: PrepareSettings) -> None:
     """Mark held-out rows. A row is an overlap when it shares its prompt with one of them, or opens with that prompt."""
-    heldout = settings.heldout
-    if heldout is None:
-        return
-    candidates = np.flatnonzero(state == _NOT_SAMPLED)
-    prompts = records["prompt"][candidates]
-    rank = mixed(prompts, settings.seed, purpose=1)
-    if heldout.fraction is not None:
-        chosen = np.flatnonzero(rank < np.uint64(int(heldout.fraction * 2**64)))
-    else:
-        ties = mixed(records["key_hi"][candidates], settings.seed, purpose=1)
-        chosen = np.lexsort((candidates, records["key_lo"][candidates], ties, prompts, rank))[: heldout.rows]
-    state[candidates[chosen]] = _HELDOUT
-    held = prompts[chosen]
-    shared = np.isin(prompts, held) | np.isin(records["opening"][candidates], held)
-    twins = candidates[shared & (state[candidates] != _HELDOUT)]
-    state[twins] = _REJECTED
-    code[twins] = CODES["overlap"]
+    prompts = [np.empty(0, np.uint64)]
+    for entries in _held(parts, fate, settings):
+        fate[entries["position"]] = HELDOUT
+        prompts.append(np.unique(entries["prompt"]))
+    held = np.unique(np.concatenate(prompts))
+    for entries in read_parts(parts):
+        left = _candidates(entries, fate)
+        shared = _among(left["prompt"], held) | _among(left["opening"], held)
+        fate[left["position"][shared]] = CODES["overlap"]
 
 
-def _ranked_by_source(records: Records, candidates: Numbers, seed: int, sources: int) -> list[Numbers]:
-    """The candidates of each source, ordered by the sampling hash."""
-    rank = mixed(records["key_hi"][candidates], seed, purpose=2)
-    source = records["source"][candidates]
-    order = np.lexsort((candidates, records["key_lo"][candidates], rank, source))
-    ordered = candidates[order]
-    edges = np.searchsorted(source[order], np.arange(sources + 1))
-    return [ordered[edges[place] : edges[place + 1]] for place in range(sources)]
+def _held(parts: Sequence[Path], fate: Fates, settings: PrepareSettings) -> list[Entries]:
+    """The rows to hold out: those whose prompt's hash is small enough, or the `rows` with the smallest ones."""
+    heldout, seed = settings.heldout, settings.seed
+    assert heldout is not None
+    chosen: list[Entries] = []
+    for entries in read_parts(parts):
+        left = _candidates(entries, fate)
+        if heldout.fraction is not None:
+            chosen.append(left[mixed(left["prompt"], seed, purpose=1) < np.uint64(int(heldout.fraction * 2**64))])
+            continue
+        left = np.concatenate([*chosen, left])
+        rank, ties = mixed(left["prompt"], seed, purpose=1), mixed(left["key_hi"], seed, purpose=1)
+        order = np.lexsort((left["position"], left["key_lo"], ties, left["prompt"], rank))
+        chosen = [left[order[: heldout.rows]]]
+    return chosen
+
+
+def _among(values: npt.NDArray[np.uint64], rising: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which values are in a sorted array."""
+    if not len(rising):
+        return np.zeros(len(values), bool)
+    found: npt.NDArray[np.bool_] = rising[np.minimum(np.searchsorted(rising, values), len(rising) - 1)] == values
+    return found
+
+
+def _candidates_by_source(parts: Sequence[Path], fate: Fates, sources: int) -> list[int]:
+    counts = np.zeros(sources, np.int64)
+    for entries in read_parts(parts):
+        counts += np.bincount(_candidates(entries, fate)["source"], minlength=sources)
+    return counts.tolist()
+
+
+def _sample(parts: Sequence[Path], fate: Fates, shares: list[int]) -> None:
+    """Draw each source's share from the rows with the smallest hashes: parts come in the order of hashes."""
+    wanted = np.array(shares, np.int64)
+    for entries in read_parts(parts):
+        left = _candidates(entries, fate)
+        source = left["source"]
+        order = np.argsort(source, kind="stable")
+        counts = np.bincount(source, minlength=len(wanted))
+        place = np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its source
+        drawn = order[place < np.repeat(wanted, counts)]
+        fate[left["position"][drawn]] = SAMPLED
+        wanted -= np.minimum(wanted, counts)

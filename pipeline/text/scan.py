@@ -3,25 +3,25 @@
 The result of a unit depends on its bytes and the rules alone, so whoever scans it, and how often, changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.store.commit import StageDirectory
 from pipeline.store.inputs import SourceFile
-from pipeline.text.chatml import is_multi_turn
-from pipeline.text.examine import CODES, FastExaminer, Rules, characters, content_key, prompt_hashes
+from pipeline.text.examine import CODES, NO_KEY, Judged, Rules
+from pipeline.text.fast import FastExaminer
 from pipeline.text.files import stem
 from pipeline.text.readers import Block, range_blocks, stream_blocks, without_bom
-from pipeline.text.records import LENGTH_LIMIT, RECORD, Scanned, ScanUnit, pack_record
+from pipeline.text.records import LENGTH_LIMIT, RECORD, Scanned, ScanUnit, pack_record, unpacked
 
 UNIT_BYTES = 1 << 26
-_NO_KEY = bytes(16)
+PIECE_RECORDS = 1 << 18  # a unit with more records (a large compressed file) is journaled in pieces
 
 
-def scan(file: SourceFile, unit: ScanUnit, rules: Rules) -> Scanned:
-    """Judge every line of one unit."""
+def scan(file: SourceFile, unit: ScanUnit, rules: Rules) -> Iterator[Scanned]:
+    """Judge every line of one unit; gives its pieces, at least one."""
     if unit.end < 0:
         blocks = stream_blocks(file, rules.max_row_bytes)
     else:
@@ -29,12 +29,14 @@ def scan(file: SourceFile, unit: ScanUnit, rules: Rules) -> Scanned:
     scanner = _Scanner(stem(file.name), rules)
     for block in blocks:
         scanner.add(block)
-    return scanner.scanned()
+        while scanner.full:
+            yield scanner.piece()
+    yield scanner.piece()
 
 
-def journal_key(directory: StageDirectory, unit: ScanUnit) -> str:
-    """Where a unit's records lie in the store."""
-    return directory.key("journal", f"{unit.name}.zst")
+def journal_key(directory: StageDirectory, unit: ScanUnit, piece: int | None = None) -> str:
+    """Where a unit's records lie in the store: the last piece, which says that the unit is done, or an earlier one."""
+    return directory.key("journal", f"{unit.name}.zst" if piece is None else f"{unit.name}-{piece:05d}.zst")
 
 
 @dataclass(frozen=True)
@@ -49,75 +51,77 @@ class Scanning:
 
 def scan_unit(scanning: Scanning, unit: ScanUnit) -> int:
     """Scan one unit and journal it, unless another worker has; gives the number of lines that were scanned here."""
-    if scanning.shared and scanning.directory.store.exists(journal_key(scanning.directory, unit)):
+    directory = scanning.directory
+    if scanning.shared and directory.store.exists(journal_key(directory, unit)):
         return 0
-    scanned = scan(scanning.files[unit.file], unit, scanning.rules)
-    scanning.directory.store.create(journal_key(scanning.directory, unit), scanned.packed())
-    return scanned.lines
+    lines, held = 0, None
+    for piece in scan(scanning.files[unit.file], unit, scanning.rules):
+        lines += piece.lines
+        if held is not None:
+            directory.store.create(journal_key(directory, unit, held.before), held.packed())
+        held = piece
+    if held is not None:
+        directory.store.create(journal_key(directory, unit), held.packed())
+    return lines
 
 
-def _prompt_and_opening(turns: Sequence[tuple[str, str]]) -> tuple[int, int]:
-    hashes = prompt_hashes(turns)
-    return hashes[-1], hashes[0]
+def journaled(directory: StageDirectory, unit: ScanUnit) -> Iterator[Scanned]:
+    """The pieces of a unit that is done, in line order."""
+    last = unpacked(directory.store.read(journal_key(directory, unit)))
+    for number in range(last.before):
+        yield unpacked(directory.store.read(journal_key(directory, unit, number)))
+    yield last
 
 
 class _Scanner:
     """Collects the records of one unit."""
 
     def __init__(self, source: str, rules: Rules) -> None:
-        self._rules = rules
         self._stem = source
         self._examiner = FastExaminer(rules, source)
         self._records = bytearray()
         self._sources: dict[str, int] = {}
-        self._lines = self._blank = 0
+        self._before = self._lines = self._blank = 0  # lines before this piece; lines and blank lines in it
+        self._pieces = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is more than a piece."""
+        return len(self._records) > PIECE_RECORDS * RECORD.itemsize
 
     def add(self, block: Block) -> None:
         """Add a block's lines."""
         if block.skipped:
-            code = CODES["too_long_line"]
-            self._append(_NO_KEY, (0, 0), block.offset, block.skipped, 0, self._stem, code, 0)
+            self._append(Judged("too_long_line", self._stem, NO_KEY, 0, False), block.offset, block.skipped)
             self._lines += 1
             return
         offset = block.offset
-        lines = block.lines
-        if offset == 0 and lines:
-            lines = [without_bom(lines[0], 0), *lines[1:]]
-        for raw, line, finding in zip(block.lines, lines, self._examiner.findings(lines), strict=True):
-            if not line or line.isspace():
+        data = without_bom(block.data, offset)
+        mark = len(block.data) - len(data)  # bytes of a byte order mark, part of the first line as it is stored
+        lines = data.split(b"\n")
+        for line, judged in zip(lines, self._examiner.judged(data, lines), strict=True):
+            length = len(line) + mark
+            if judged.reason and (not line or line.isspace()):
                 self._blank += 1
             else:
-                turns = finding.turns
-                sound = not finding.reason
-                self._append(
-                    content_key(turns) if sound else _NO_KEY,
-                    _prompt_and_opening(turns) if sound and self._rules.prompts else (0, 0),
-                    offset,
-                    len(raw),
-                    characters(turns),
-                    finding.source,
-                    CODES[finding.reason],
-                    is_multi_turn(turns),
-                )
+                self._append(judged, offset, length)
             self._lines += 1
-            offset += len(raw) + 1
+            offset += length + 1
+            mark = 0
 
-    def _append(
-        self,
-        key: bytes,
-        prompts: tuple[int, int],
-        offset: int,
-        length: int,
-        chars: int,
-        source: str,
-        code: int,
-        multi: int,
-    ) -> None:
+    def _append(self, judged: Judged, offset: int, length: int) -> None:
+        reason, source, key, chars, multi, prompt, opening = judged
         number = self._sources.setdefault(source, len(self._sources))
-        length = min(length, LENGTH_LIMIT)
-        self._records += pack_record(key, *prompts, offset, length, self._lines, chars, number, code, multi)
+        length, line = min(length, LENGTH_LIMIT), self._before + self._lines
+        self._records += pack_record(key, prompt, opening, offset, length, line, chars, number, CODES[reason], multi)
 
-    def scanned(self) -> Scanned:
-        """What the unit holds."""
-        records = np.frombuffer(bytes(self._records), RECORD)
-        return Scanned(records, list(self._sources), self._lines, self._blank)
+    def piece(self) -> Scanned:
+        """The next piece, with all lines since the one before it."""
+        size = PIECE_RECORDS * RECORD.itemsize
+        records = np.frombuffer(bytes(self._records[:size]), RECORD)
+        del self._records[:size]
+        piece = Scanned(records, list(self._sources), self._lines, self._blank, self._pieces)
+        self._pieces += 1
+        self._before += self._lines
+        self._lines = self._blank = 0
+        return piece

@@ -6,11 +6,16 @@ Worker processes leave SIGINT to their parent and end when the parent dies, also
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
 from pipeline.errors import Trouble
@@ -38,22 +43,47 @@ def in_processes(
 ) -> Iterator[Result]:
     """Results of function(context, task), in the order in which tasks end; in this process with one worker.
 
-    All arguments must pickle. Raises Stopped between tasks, Trouble when a worker process is killed.
+    All arguments must pickle, none by a name in the main module. Raises Stopped between tasks, Trouble when a worker
+    process is killed.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
             stop.raise_if_requested()
             yield function(context, task)
         return
-    server = multiprocessing.get_context("forkserver")  # never fork this process: it may hold threads and connections
-    server.set_forkserver_preload(list(_PRELOADED))
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), server, initializer=_begin, initargs=(context,))
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), _server(), initializer=_begin, initargs=(context,))
     try:
         yield from _completed(pool, function, tasks, 2 * workers, stop)
     except BrokenProcessPool as error:
         raise Trouble("a worker process was killed, perhaps for memory", "Set fewer workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def warm_up(workers: int) -> None:
+    """Let the process that workers are forked from begin its imports now, beside what this one has to do first."""
+    if workers > 1:
+        _server()
+        with _without_main():
+            forkserver.ensure_running()
+
+
+def _server() -> ForkServerContext:
+    """Never fork this process: it may hold threads and connections."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(list(_PRELOADED))
+    return server
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import this one's main module once more: no task lives there, and it is large."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _completed(
@@ -66,8 +96,9 @@ def _completed(
     left = deque(tasks)
     running: set[Future[Result]] = set()
     while left or running:
-        while left and len(running) < in_flight:
-            running.add(pool.submit(_call, function, left.popleft()))
+        with _without_main():
+            while left and len(running) < in_flight:
+                running.add(pool.submit(_call, function, left.popleft()))
         ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ended:
             yield future.result()

@@ -17,4 +17,6 @@ def sleep_seconds(folder: Path, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    list(in_processes(sleep_seconds, Path(sys.argv[1]), [600.0, 600.0], 2, StopFlag()))
+    from tests.text.sleeping import sleep_seconds as importable
+
+    list(in_processes(importable, Path(sys.argv[1]), [600.0, 600.0], 2, StopFlag()))

@@ -34,8 +34,8 @@ class Memory(SourceFile):
 def test_every_line_is_in_exactly_one_range(data: bytes, unit: int, block: int) -> None:
     file = Memory("a.jsonl", "memory", len(data), data.decode("latin-1"))
     found: list[tuple[int, bytes | int]] = []
-    before = readers.BLOCK_BYTES, readers.PIECE_BYTES
-    readers.BLOCK_BYTES, readers.PIECE_BYTES = block, 5
+    before = readers.JUDGED_BYTES, readers.PIECE_BYTES
+    readers.JUDGED_BYTES, readers.PIECE_BYTES = block, 5
     try:
         for start in range(0, len(data), unit):
             for piece in range_blocks(file, start, min(start + unit, len(data)), max_row_bytes=64):
@@ -46,7 +46,7 @@ def test_every_line_is_in_exactly_one_range(data: bytes, unit: int, block: int) 
                 if piece.skipped:
                     found.append((offset, piece.skipped))
     finally:
-        readers.BLOCK_BYTES, readers.PIECE_BYTES = before
+        readers.JUDGED_BYTES, readers.PIECE_BYTES = before
     expected = []
     offset = 0
     for line in io.BytesIO(data):
