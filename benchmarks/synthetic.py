@@ -1,7 +1,8 @@
 """Raw Korean ChatML for benchmarks: ten files, the same bytes for the same arguments, generated on every core.
 
 3 % of the rows hold a Chinese sentence, 1 % are cut off, 2 % are repeated across files, 2 % are written with \\u
-escapes and a third of the answers have several paragraphs (\\n escapes). A clean set leaves out the Chinese and the cut ones.
+escapes and a third of the answers have several paragraphs (\\n escapes). A clean set leaves out the Chinese and the
+cut ones.
 """
 
 import json

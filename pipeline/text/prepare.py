@@ -14,11 +14,13 @@ from pipeline.errors import Trouble
 from pipeline.store.division import share, wait_for_others
 from pipeline.store.inputs import SourceFile
 from pipeline.store.stage import Stage
+from pipeline.text.comparing import compare
 from pipeline.text.examine import Rules
 from pipeline.text.funnel import measure, totals
 from pipeline.text.inputs import input_files, preflight, rules_of
 from pipeline.text.limits import check_enough, check_source_names
 from pipeline.text.records import scan_units
+from pipeline.text.resembling import Resembling
 from pipeline.text.sampling import HELDOUT, NOT_SAMPLED, SAMPLED, Selection, select
 from pipeline.text.scan import UNIT_BYTES, Scanning, journal_key, journaled, scan_unit
 from pipeline.text.settings import PrepareSettings
@@ -52,13 +54,16 @@ def _standing_plan(stage: Stage) -> dict[str, Any] | None:
 def _work(stage: Stage) -> dict[str, Any]:
     """Both passes; gives the plan whose units are now all committed."""
     settings: PrepareSettings = stage.settings
-    warm_up(settings.workers or available_cores())
+    warm_up(_workers(stage, [file for reference in settings.references() for file in stage.rows(reference).files()]))
     files = input_files(stage)
     rules = rules_of(stage)
     table = _scanned(stage, [entry.file for entry in files], rules)
     check_source_names(stage.name, settings, table)
-    selection = select(table, settings, _folder(stage, "parts"))
-    measured = measure(table, selection)
+    sources = [entry.file for entry in files]
+    comparison = compare(stage, sources, scan_units(sources, UNIT_BYTES), _workers(stage, sources))
+    mark = None if comparison is None else Resembling(table, files, comparison).mark
+    selection = select(table, settings, _folder(stage, "parts"), mark)
+    measured = measure(table, selection) | ({} if comparison is None else comparison.measured)
     check_enough(stage.name, settings, selection, measured)
     units = _write_units(selection, settings)
     names = [unit.name for unit in units]
@@ -69,7 +74,14 @@ def _work(stage: Stage) -> dict[str, Any]:
     save_lines(lines, table, selection)
     plain_rules = Rules(**{**vars(rules), "overlap": frozenset()})
     writing = Writing(
-        stage.directory, tuple(files), tuple(table.sources), plain_rules, settings, lines, shared=stage.of > 1
+        stage.directory,
+        tuple(files),
+        tuple(table.sources),
+        plain_rules,
+        settings,
+        lines,
+        shared=stage.of > 1,
+        index=None if comparison is None else comparison.index,
     )
     _write(stage, writing, units, totals(measured))
     return plan

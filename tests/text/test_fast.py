@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,15 @@ from tests.text.stages import chat
 BARE = Rules(exclude=frozenset({"no"}), max_row_bytes=500, max_chars=60)
 OVERLAP = Rules(prompts=True, overlap=frozenset(prompt_hashes([("user", "겹침"), ("assistant", "")])))
 PIECES = [
-    "가나", "漢字", "한자(漢字)", "今天天气很好", "hello", " ", "", "\x00", "\x7f", "\\", '"', "\n", "\r\n", "\t", "\b", "/", "</",
-    "겹침", "、ㅋ", "\u3000", "\u200b", "\u0085", "\x1c", "\ufeff", "\U00020000", "𝓐", "é", "߿", "ࠀ", "힣", "\ud7ff", "\ue000", "\U0010ffff", "%b",
+    "가나", "漢字", "한자(漢字)", "今天天气很好", "hello", " ", "", "\x00", "\x7f", "\\", '"', "\n", "\r\n", "\t", "\b", "/",
+    "</", "겹침", "、ㅋ", "\u3000", "\u200b", "\u0085", "\x1c", "\ufeff", "\U00020000", "𝓐", "é", "߿", "ࠀ", "힣", "\ud7ff",
+    "\ue000", "\U0010ffff", "%b",
+]  # fmt: skip
+ESCAPES = ["\\u6f22", "\\/", "\\ud800", "\\udc00\\ud800", "\\u0000", "\\q", "\\u12", "\\u0020"]
+SOURCES = ['"no"', '"예"', '""', "null", '"a\\nb"']
+DAMAGE = [
+    b"\xff", b"\xc0\xaf", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x80\x80\x80", b"\x80", b"\xea",
+    b"\xec\xb0", b"\x01", b"\x00", b"{", b'"', b",", b"\\", b"\xef\xbb\xbf",
 ]  # fmt: skip
 TEXT = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), st.text(max_size=12))
 HUGE = st.sampled_from(["1e999", "123456789012345678901234567890", "-0", "1E+2", "0.1e-7", "NaN", "-Infinity", "01"])
@@ -32,9 +40,7 @@ def strings(draw: st.DrawFn) -> str:
     text = draw(TEXT)
     written = json.dumps(text, ensure_ascii=draw(st.booleans()))[1:-1]
     if draw(st.integers(0, 3)) == 0:
-        written += draw(
-            st.sampled_from(["\\u6f22", "\\/", "\\ud800", "\\udc00\\ud800", "\\u0000", "\\q", "\\u12", "\\u0020"])
-        )
+        written += draw(st.sampled_from(ESCAPES))
     return f'"{written}"'
 
 
@@ -69,16 +75,12 @@ def lines(draw: st.DrawFn) -> bytes:
     """JSON lines of sound and unsound rows, then damaged here and there."""
     wanted = [("messages", draw(st.one_of(messages(), messages(), messages(), OTHER)))]
     if draw(st.booleans()):
-        wanted.append(
-            ("source", draw(st.one_of(st.sampled_from(['"no"', '"예"', '""', "null", '"a\\nb"']), strings(), OTHER)))
-        )
+        wanted.append(("source", draw(st.one_of(st.sampled_from(SOURCES), strings(), OTHER))))
     line = members(draw, wanted).encode("utf-8", "surrogatepass")
     kind = draw(st.integers(0, 8))
     if kind == 0:
         place = draw(st.integers(0, len(line)))
-        damage = [b"\xff", b"\xc0\xaf", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x80\x80\x80", b"\x80", b"\xea", b"\xec\xb0",
-                  b"\x01", b"\x00", b"{", b'"', b",", b"\\", b"\xef\xbb\xbf"]  # fmt: skip
-        line = line[:place] + draw(st.sampled_from(damage)) + line[place:]
+        line = line[:place] + draw(st.sampled_from(DAMAGE)) + line[place:]
     if kind == 1:
         line = line[: draw(st.integers(0, len(line)))]
     if kind == 2:
@@ -128,6 +130,4 @@ def test_spliced_and_serialised_rows_are_equal(line: bytes, prompt: dict[str, An
         return
     place = Line(0, len(line), 0, 17, 0, 0, 0, 0, 1, 2**63)
     made = renderer(prompt)
-    import orjson
-
     assert made.row(place, line) == orjson.dumps(made.plain_row(place, line))
