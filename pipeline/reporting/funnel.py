@@ -62,7 +62,9 @@ def stage_flow(name: str, kind: str, manifest: Manifest) -> StageFlow | None:
             kind, flow, tuple(_checked(source, numbers) for source, numbers in measured["sources"].items())
         )
     if kind == "augment" and "sample" in measured:
-        flow = _sampled(flow, measured["sample"])
+        asked = measured.get("sources", {}).items()
+        sources = tuple(_asked(source, numbers, manifest.counts) for source, numbers in asked)
+        return StageFlow(kind, _sampled(flow, measured["sample"]), sources)
     return StageFlow(kind, flow)
 
 
@@ -84,6 +86,17 @@ def _checked(source: str, numbers: dict[str, int]) -> Flow:
     segments = [Segment("kept", "kept", numbers["passed"])]
     segments += [Segment("rejected", reason, count) for reason, count in _descending(reasons)]
     return Flow(source, numbers["checked"], _without_empty(segments))
+
+
+def _asked(source: str, numbers: dict[str, int], counts: Counts) -> Flow:
+    """One source of an augment stage: {"planned": 10, "ok": 8, "truncated": 2}; planned = ok + reasons."""
+    reasons = {reason: count for reason, count in numbers.items() if reason not in ("planned", "ok")}
+    segments = [Segment("kept", "kept", numbers.get("ok", 0))]
+    segments += [
+        Segment("failed" if reason in counts.failed else "rejected", reason, count)
+        for reason, count in _descending(reasons)
+    ]
+    return Flow(source, numbers["planned"], _without_empty(segments))
 
 
 def _counted(name: str, counts: Counts) -> Flow:

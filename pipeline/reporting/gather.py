@@ -8,6 +8,7 @@ from pipeline.recipe import models
 from pipeline.recipe.fields import resolved
 from pipeline.recipe.references import StageReference, references_in
 from pipeline.reporting.curves import Curves, curves
+from pipeline.reporting.data import StageData, stage_data
 from pipeline.reporting.funnel import ROW_KINDS, StageFlow, stage_flow
 from pipeline.reporting.lineage import code_versions
 from pipeline.reporting.pairs import Pair, Prediction, pairs, wrong_predictions
@@ -21,6 +22,7 @@ from pipeline.store.runs import RunLock
 from pipeline.store.status import StageStatus, chain_status
 from pipeline.teacher.settings import AugmentSettings
 
+WRONG_ANSWERS = 4  # shown of each set of an evaluation
 Verdict = Literal["done", "refused", "failed", "running", "stopped", "incomplete"]
 
 
@@ -35,6 +37,7 @@ class StageFacts:
     measured: dict[str, Any]
     flow: StageFlow | None
     curves: Curves | None
+    data: StageData | None
     code: list[dict[str, str]]
     execution: dict[str, Any] | None
 
@@ -57,6 +60,7 @@ class StageFacts:
             "settings": self.settings,
             "flow": self.flow.plain() if self.flow else None,
             "curves": self.curves.plain() if self.curves else None,
+            "data": self.data.plain() if self.data else None,
             "code": self.code,
         }
 
@@ -109,13 +113,13 @@ class Report:
         return sum(stage.status.seconds for stage in self.stages)
 
 
-def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) -> Report:
+def gather(store: Store, lock: RunLock, num_samples: int = 20, seed: int = 42) -> Report:
     """Read a run's locks, manifests, metrics and a few rows; works at any point of a run."""
     place = {name: number for number, name in enumerate(models.order(lock.recipe))}
     statuses = sorted(chain_status(store, lock), key=lambda status: place[status.name])
     manifests = {status.name: lock.directory(store, status.name).manifest() for status in statuses}
     levels = _levels(lock)
-    stages = [_facts(store, lock, status, manifests[status.name], levels[status.name]) for status in statuses]
+    stages = [_facts(store, lock, status, manifests[status.name], levels[status.name], seed) for status in statuses]
     evaluations = [
         evaluation(lock, name, manifest.measurements if manifest else None)
         for name, manifest in manifests.items()
@@ -132,7 +136,7 @@ def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) ->
         stages=stages,
         evaluations=evaluations,
         pairs=_pairs(store, lock, manifests, num_samples, seed),
-        wrong=_wrong(store, lock, manifests, num_samples, seed),
+        wrong=_wrong(store, lock, manifests, WRONG_ANSWERS, seed),
         promotion=_measured(lock, manifests, "promote"),
         proof=_measured(lock, manifests, "serve"),
         inputs={key: source.plain() for key, source in lock.inputs.items()},
@@ -143,7 +147,9 @@ def gather(store: Store, lock: RunLock, num_samples: int = 8, seed: int = 42) ->
     )
 
 
-def _facts(store: Store, lock: RunLock, status: StageStatus, manifest: Manifest | None, level: int) -> StageFacts:
+def _facts(
+    store: Store, lock: RunLock, status: StageStatus, manifest: Manifest | None, level: int, seed: int
+) -> StageFacts:
     settings = lock.settings(status.name)
     records = read_metrics(lock.directory(store, status.name))
     return StageFacts(
@@ -154,6 +160,7 @@ def _facts(store: Store, lock: RunLock, status: StageStatus, manifest: Manifest 
         measured=manifest.measurements if manifest else {},
         flow=stage_flow(status.name, settings.kind, manifest) if manifest else None,
         curves=curves(records) if settings.kind == "train" and records else None,
+        data=stage_data(store, lock, status.name, manifest, seed),
         code=code_versions(records),
         execution=execution_of(lock, status.name),
     )
@@ -224,5 +231,5 @@ def _wrong(
     out: list[Prediction] = []
     for name, manifest in manifests.items():
         if manifest is not None and lock.stages[name].kind == "evaluate":
-            out.extend(wrong_predictions(store, lock, name, max(1, count // 2), seed))
+            out.extend(wrong_predictions(store, lock, name, count, seed))
     return out

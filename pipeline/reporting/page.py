@@ -16,15 +16,20 @@ from ruamel.yaml import YAML
 from pipeline.reporting import figures
 from pipeline.reporting.funnel import Segment
 from pipeline.reporting.gather import Report, StageFacts
+from pipeline.reporting.histogram import bar_chart
+from pipeline.reporting.lengths import Lengths
 from pipeline.reporting.pairs import Prediction
+from pipeline.reporting.room import shortened
 from pipeline.reporting.scores import bars, by_source, headline, metrics
 from pipeline.reporting.svg import Line, line_chart
+from pipeline.reporting.teaching import Teaching
 from pipeline.reporting.texts import TEXTS, coded, text
 from pipeline.version import short_commit
 
 REASON_COLOURS = 6
 ONE_LINE = 8  # columns of stage cards; more of them take two lines
 EVALUATION_COLOURS = 5
+MOST_SOURCES = 60  # in a table
 FLOWING = ("prepare", "augment", "validate", "train")
 FILTERS = (
     "count",
@@ -55,9 +60,17 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
         rate_chart=rate_chart,
         trained=trained,
         setting_items=setting_items,
+        token_chart=token_chart,
+        character_chart=character_chart,
+        taught=taught,
+        shortened=shortened(report),
     )
     environment.globals.update(
-        t=text, coded=coded, segment_class=segment_classes(report), e_class=evaluation_class(report)
+        t=text,
+        coded=coded,
+        segment_class=segment_classes(report),
+        e_class=evaluation_class(report),
+        MOST_SOURCES=MOST_SOURCES,
     )
     return environment.get_template("report.html.jinja").render(**_context(report), language=language)
 
@@ -176,6 +189,34 @@ def setting_items(stage: StageFacts) -> list[tuple[str, str]]:
     """A stage's settings, and what its profile decided."""
     execution = stage.execution or {}
     return [(key, figures.setting(value)) for key, value in {**stage.settings, **execution}.items()]
+
+
+def token_chart(found: Lengths, stage: str) -> Markup:
+    """Tokens of a row against the max_length of the trainings that read it."""
+    limits = {limit.max_length: limit for limit in found.limits}
+    marks = [(length, f"max_length {length:,}") for length in sorted(limits)]
+    return bar_chart(found.tokens, marks, f"{stage}: tokens") if found.tokens else Markup("")
+
+
+def character_chart(found: Lengths, stage: str) -> Markup:
+    """Characters of a row."""
+    return bar_chart(found.characters, [], f"{stage}: characters")
+
+
+def taught(found: Teaching) -> list[tuple[Markup, str]]:
+    """A teacher's figures; what was not measured is left out."""
+    items: list[tuple[str, float]] = [
+        ("requests", found.outcomes), ("failed_requests", found.failed), ("retries", found.retries),
+        ("prompt_tokens", found.prompt_tokens), ("completion_tokens", found.completion_tokens),
+    ]  # fmt: skip
+    if found.answers:
+        items += [(f"mean_{name}", total / found.answers) for name, total in
+                  (("tokens", found.completion_tokens), ("characters", found.characters))]  # fmt: skip
+    latency = [
+        (Markup("{} {:.0f} %").format(text("latency"), 100 * share), figures.duration(seconds))
+        for share, seconds in found.seconds
+    ]
+    return [(text(name), figures.count(number)) for name, number in items] + latency
 
 
 def segment_classes(report: Report) -> Callable[[Segment], str]:

@@ -1,11 +1,15 @@
-"""Rows for the report's reader: before and after augmentation side by side, and predictions that were wrong."""
+"""Rows for the report's reader: before and after preparation and augmentation, and predictions that were wrong."""
 
 import random
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import orjson
 
-from pipeline.reporting.rows import Row, output_rows
+from pipeline.errors import HanforgeError
+from pipeline.reporting.raw import raw_lines
+from pipeline.reporting.rows import Row, output_rows, split_origin
+from pipeline.reporting.samples import printable
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.text.thinking import split_thinking
@@ -22,11 +26,23 @@ class Pair:
     stage: str
     source: str
     origin: str
+    id: str
     turns: tuple[tuple[str, str], ...]
     before: str
     reasoning: str
     after: str
     teacher: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One row: its raw line, and the turns that preparation made of it."""
+
+    source: str
+    origin: str
+    id: str
+    raw: str
+    turns: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,38 @@ def _pair(stage: str, row: Row) -> Pair:
         stage,
         str(row.get("source", "")),
         str(row.get("origin", "")),
+        str(row.get("id", "")),
         turns,
         cut(str(teacher.get("replaced", ""))),
         cut(thinking.reasoning or ""),
         cut(thinking.answer),
         str(teacher.get("model", "")),
     )
+
+
+def prepared(lock: RunLock, sample: list[Row], count: int) -> list[Prepared]:
+    """`count` of some prepared rows beside their raw lines: of each source in turn the one nearest its file's start.
+
+    So the raw files are read only as far as they must be; rows whose file is gone are left out.
+    """
+    by_source: dict[str, list[tuple[int, int]]] = {}
+    for place, row in enumerate(sample):
+        line = split_origin(row.get("origin"))[1]
+        by_source.setdefault(str(row.get("source")), []).append((line, place))
+    turns = zip_longest(*(sorted(places) for _, places in sorted(by_source.items())))
+    ordered = [sample[found[1]] for turn in turns for found in turn if found is not None]
+    chosen = ordered[:count]
+    try:
+        raw = raw_lines(lock, [str(row.get("origin")) for row in chosen])
+    except (HanforgeError, OSError):
+        return []
+    return [_prepared(row, raw[row["origin"]]) for row in chosen if row.get("origin") in raw]
+
+
+def _prepared(row: Row, line: bytes) -> Prepared:
+    turns = tuple((str(turn["role"]), cut(str(turn["content"]))) for turn in row["messages"])
+    named = {key: str(row.get(key, "")) for key in ("source", "origin", "id")}
+    return Prepared(**named, raw=printable(cut(line.decode("utf-8", "backslashreplace"))), turns=turns)
 
 
 def wrong_predictions(store: Store, lock: RunLock, stage: str, count: int, seed: int) -> list[Prediction]:

@@ -5,18 +5,16 @@ Figures that only an upper bound is known for are said to be at most that.
 """
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from pipeline.errors import UserError
 from pipeline.merging.settings import MergeSettings
 from pipeline.recipe import models
 from pipeline.recipe.known_models import known_config, licence_note
 from pipeline.recipe.profiles import Profile, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
-from pipeline.store.hub import resolve_model
+from pipeline.reporting.base_model import root_file, root_of
 from pipeline.store.inputs import Source
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, reference_key, resolve
@@ -106,19 +104,11 @@ class _Planner:
 
     def config(self, reference: Any) -> dict[str, Any] | None:
         """config.json of the checkpoint behind a reference, through merges to their base."""
-        if isinstance(reference, StageReference):
-            settings = self.lock.recipe.stages[reference.stage]
-            if isinstance(settings, MergeSettings):
-                return self.config(settings.base or settings.adapter)
-            return self.config(settings.base) if isinstance(settings, TrainSettings) else None
-        if is_hub_id(reference):
-            try:
-                mirrored = resolve_model(self.store, reference)
-            except UserError:
-                return known_config(reference.split("@")[0])
-            part = next(part for part in mirrored.parts if part.name == "config.json")
-            return orjson.loads(self.store.read(part.key))  # type: ignore[no-any-return]
-        return _config_of(self.lock.inputs[reference_key(reference)])
+        root = root_of(self.lock, reference)
+        content = root_file(self.store, self.lock, root, "config.json") if root is not None else None
+        if content is None:
+            return known_config(root.split("@")[0]) if is_hub_id(root) else None
+        return orjson.loads(content)  # type: ignore[no-any-return]
 
 
 def plan_of(
@@ -221,8 +211,3 @@ def _described(lock: RunLock, reference: Any) -> str:
     size = sum(file.bytes for file in source.files)
     held = f" ({len(source.files)} files, {size / 1e6:,.1f} MB)" if source.files else ""
     return (f"input {reference.input}" if isinstance(reference, InputReference) else str(reference)) + held
-
-
-def _config_of(source: Source) -> dict[str, Any] | None:
-    file = next((file for file in source.files if Path(file.name).name == "config.json"), None)
-    return orjson.loads(file.read_range(0, file.bytes)) if file is not None else None

@@ -43,6 +43,11 @@ class OutputRows:
         for part in self.parts:
             yield from part_lines(self.store, part)
 
+    def spread(self, most: int) -> "OutputRows":
+        """The rows of at most `most` parts, evenly chosen: a look at a set of any size reads no more."""
+        stride = max(1, -(-len(self.parts) // most))
+        return OutputRows(self.store, self.parts[stride // 2 :: stride], self.whole)
+
     def sample(self, count: int, seed: int) -> list[Row]:
         """`count` rows chosen by `seed`, in order; all of them when there are fewer. Reads only the parts it needs."""
         chosen = sorted(random.Random(seed).sample(range(self.total), min(count, self.total)))

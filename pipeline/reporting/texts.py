@@ -71,6 +71,11 @@ TEXTS: dict[str, Text] = {
     "source": Text("출처", "source"),
     "rows": Text("행", "rows"),
     "reason": Text("이유", "reason"),
+    "overlap_ngrams": Text("평가 데이터와 n-gram이 겹쳐 뺀 행", "Removed for n-grams shared with held-out prompts"),
+    "near_duplicates": Text("거의 같은 글이라 뺀 행", "Removed as near-duplicates"),
+    "prompts": Text("평가 질문", "prompts"),
+    "removed_row": Text("뺀 행", "removed"),
+    "resembles": Text("닮은 글", "resembles"),
     # reasons
     "reason_kept": Text("사용", "kept"),
     "reason_heldout": Text("평가용 분리", "held out"),
@@ -79,6 +84,8 @@ TEXTS: dict[str, Text] = {
     "reason_duplicate": Text("중복", "duplicate"),
     "reason_chinese": Text("중국어", "Chinese"),
     "reason_overlap": Text("평가 데이터와 겹침", "overlaps the held-out set"),
+    "reason_overlap_ngram": Text("평가 데이터와 n-gram이 겹침", "shares n-grams with the held-out set"),
+    "reason_near_duplicate": Text("거의 같은 글", "near-duplicate"),
     "reason_not_utf8": Text("UTF-8이 아님", "not UTF-8"),
     "reason_broken_json": Text("깨진 JSON", "broken JSON"),
     "reason_too_long_line": Text("지나치게 긴 줄", "line too long"),
@@ -126,6 +133,37 @@ TEXTS: dict[str, Text] = {
     "check_chinese": Text("중국어 포함", "Chinese"),
     "check_looping": Text("반복", "repetition"),
     "check_truncated": Text("끊김", "cut off"),
+    # lengths, refusals, the teacher
+    "lengths_title": Text("길이", "Lengths"),
+    "lengths_by_source": Text("출처별 길이", "Lengths by source"),
+    "sample": Text("표본", "sample"),
+    "characters": Text("글자", "characters"),
+    "median": Text("중앙값", "median"),
+    "largest": Text("최대", "longest"),
+    "over": Text("초과", "longer"),
+    "marks_not_counted": Text(
+        "대화 템플릿의 표시는 세지 않았습니다.", "Marks of the chat template are not counted."
+    ),
+    "no_tokenizer": Text(
+        "토크나이저 파일을 찾지 못해 글자 수만 셌습니다", "Characters only: no tokenizer file was found for the model"
+    ),
+    "no_reader": Text(
+        "이 데이터로 학습하는 단계가 없어 글자 수만 셌습니다.", "Characters only: no stage trains on these rows."
+    ),
+    "duplicates_title": Text("출처별 중복", "Duplicates by source"),
+    "rejections_title": Text("제외한 이유와 실제 예시", "Why rows were left out, with real examples"),
+    "prepared_title": Text("준비 전과 후", "Before and after preparation"),
+    "raw_line": Text("원본 줄", "Raw line"),
+    "prepared_row": Text("준비한 대화", "Prepared turns"),
+    "requests": Text("요청", "requests"),
+    "answers": Text("답변", "answers"),
+    "failed_requests": Text("답변 실패", "failed"),
+    "retries": Text("재시도", "retries"),
+    "prompt_tokens": Text("질문 토큰", "prompt tokens"),
+    "completion_tokens": Text("답변 토큰", "answer tokens"),
+    "mean_tokens": Text("답변당 토큰", "tokens an answer"),
+    "mean_characters": Text("답변당 글자", "characters an answer"),
+    "latency": Text("응답 시간", "latency"),
     # samples
     "samples_title": Text("추론 증강 전과 후", "Before and after augmentation"),
     "samples_lead": Text(
@@ -138,6 +176,7 @@ TEXTS: dict[str, Text] = {
     "before": Text("증강 전", "Before"),
     "after": Text("증강 후", "After"),
     "reasoning": Text("추론", "Reasoning"),
+    "role_system": Text("시스템", "system"),
     "role_user": Text("사용자", "user"),
     "role_assistant": Text("도우미", "assistant"),
     # training

@@ -6,6 +6,7 @@
 import math
 import random
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter
 from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
+from pipeline.teacher.quality import Quality
 from pipeline.teacher.validate import Measured
 from pipeline.text import prepare
 from pipeline.text.chinese import ChineseRule
@@ -58,6 +60,11 @@ stages:
   promote: {kind: promote, model: {stage: merge2}, scores: {stage: score2}, limits: {data.on.exact: {min: 0.5}}}
   serve: {kind: serve, promotion: {stage: promote}}
 """
+TOKENIZER = {  # a word or a run of marks is a token
+    "version": "1.0", "truncation": {"max_length": 4, "stride": 0, "strategy": "LongestFirst", "direction": "Right"},
+    "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None, "decoder": None, "model": {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"},
+}  # fmt: skip
 ORDER = (
     "prepare", "augment", "validate", "phase1", "merge1", "phase2", "merge2", "score-base", "score1", "score2",
     "promote", "serve",
@@ -71,6 +78,7 @@ def new_run(folder: Path, recipe: str = RECIPE) -> tuple[Store, RunLock]:
     for name in ("base", "teacher"):
         (folder / f"store/inputs/{name}").mkdir(parents=True)
         (folder / f"store/inputs/{name}/config.json").write_text('{"model_type": "llama"}')
+        (folder / f"store/inputs/{name}/tokenizer.json").write_text(orjson.dumps(TOKENIZER).decode())
     (folder / "recipe.yaml").write_text(recipe, "utf-8")
     return store, create_run(store, resolve(store, load_recipe(str(folder / "recipe.yaml"))))
 
@@ -167,7 +175,16 @@ def _augment(store: Store, lock: RunLock, name: str) -> None:
         "target": {"single": len(chosen), "multi": 0},
         "shortfall": {},
     }
-    directory.commit_manifest(["00000"], {"sample": sample, "teacher": "input:0f3c"})
+    counted = Counter(outcomes=30, answers=29, failed=1, without_row=2, tagged=28, stepped=27, chinese=1, retries=3,
+                      characters=29 * 60, prompt_tokens=29 * 50, completion_tokens=29 * 40)  # fmt: skip
+    quality = Quality(counted, Counter(truncated=1, over_length=1), Counter({"1": 20, "2": 8, "16": 1}))
+    sources = {source: Counter(row["source"] for row in chosen)[source] for source in {r["source"] for r in chosen}}
+    by_source = {source: {"planned": count, "ok": count} for source, count in sources.items()}
+    for number, reason in ((3, "truncated"), (4, "over_length")):
+        counts_of = by_source[chosen[number]["source"]]
+        counts_of |= {"ok": counts_of["ok"] - 1, reason: counts_of.get(reason, 0) + 1}
+    measured = {"sample": sample, "teacher": "input:0f3c", "quality": quality.plain(), "sources": by_source}
+    directory.commit_manifest(["00000"], measured)
 
 
 def _augmented(row: dict[str, Any]) -> dict[str, Any]:

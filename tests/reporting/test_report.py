@@ -80,7 +80,7 @@ def test_the_page_fetches_nothing_and_holds_both_languages(done: tuple[Store, Ru
     assert not re.search(r"url\(|@import", html)
     assert '<html lang="ko" data-language="ko">' in html and '<html lang="en" data-language="en">' in page(report, "en")
     assert "데이터가 지나온 길" in html and "Where the rows went" in html
-    assert shown.tags.count("svg") == 4
+    assert shown.tags.count("svg") == 4 + 3 * 2  # two curves of each training, two lengths of each set
 
 
 def test_the_json_twin_has_states_rows_seconds_memory_and_scores(done: tuple[Store, RunLock, Report, str]) -> None:
@@ -117,7 +117,7 @@ def test_samples_show_the_answer_before_and_the_reasoning_and_answer_after(
     done: tuple[Store, RunLock, Report, str],
 ) -> None:
     _, _, report, html = done
-    assert len(report.pairs) == 8
+    assert len(report.pairs) == 20
     pair = report.pairs[0]
     assert pair.after == f"정답: {pair.before}" and pair.reasoning.startswith("1단계:") and "<think>" not in pair.after
     assert pair.before in outline(html).text["samples"]
