@@ -20,7 +20,7 @@ REASONS = (
     "", "not_utf8", "broken_json", "too_long_line", "row_type", "source_type", "messages_missing", "messages_type",
     "messages_empty", "message_type", "role_missing", "role_type", "role_unknown", "content_missing", "content_type",
     "empty_turn", "nul_character", "role_order", "no_answer", "source_excluded", "too_many_chars", "chinese", "overlap",
-    "duplicate",
+    "duplicate", "overlap_ngram", "near_duplicate",
 )  # fmt: skip
 SCHEMA_REASONS = frozenset(REASONS[REASONS.index("messages_missing") : REASONS.index("source_excluded")])
 CHATML = Columns()

@@ -1,7 +1,7 @@
 """What a prepare stage reads: its files in order, the rules of the first pass, and what preflight finds wrong."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import UserError
@@ -11,8 +11,9 @@ from pipeline.store.stage import Stage
 from pipeline.text.chatml import check_messages, turns_of
 from pipeline.text.examine import Rules, last_prompt_hash
 from pipeline.text.files import is_readable, is_splittable
+from pipeline.text.overlap import Prompt
+from pipeline.text.render import InputFile
 from pipeline.text.settings import PrepareSettings
-from pipeline.text.write import InputFile
 
 
 def preflight(stage: Stage) -> None:
@@ -87,20 +88,33 @@ def rules_of(stage: Stage) -> Rules:
         max_chars=settings.max_chars,
         chinese=settings.chinese,
         prompts=settings.heldout is not None,
-        overlap=_overlap(stage, settings),
+        overlap=_overlap(stage),
     )
 
 
-def _overlap(stage: Stage, settings: PrepareSettings) -> frozenset[int]:
+def _overlap(stage: Stage) -> frozenset[int]:
     """The hashes of every prompt in the sets that the recipe wants no overlap with."""
-    hashes: set[int] = set()
+    return frozenset(last_prompt_hash(turns_of(row["messages"])) for _, _, row in _overlap_rows(stage))
+
+
+def overlap_prompts(stage: Stage) -> Iterator[Prompt]:
+    """The prompts in the sets that the recipe wants no overlap with: all turns but the answer and the system turn."""
+    for name, number, row in _overlap_rows(stage):
+        turns = turns_of(row["messages"])
+        asked = turns[:-1] if turns[-1].role == "assistant" else turns
+        texts = [turn.content for turn in asked if turn.role != "system"]
+        yield Prompt(name, number, str(row.get("origin", "")), texts)
+
+
+def _overlap_rows(stage: Stage) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Each row of those sets with its set's name and its number in it, from 1."""
+    settings: PrepareSettings = stage.settings
     for reference in settings.exclude_overlap_with:
-        for number, row in enumerate(stage.rows(reference), 1):
-            messages: Any = row.get("messages")
-            if check_messages(messages) not in (None, "no_answer"):
+        rows = stage.rows(reference)
+        for number, row in enumerate(rows, 1):
+            if check_messages(row.get("messages")) not in (None, "no_answer"):
                 raise UserError(
                     f"exclude_overlap_with {reference!r}: row {number} has no sound messages",
                     "Name rows that prepare wrote, or prepare them first",
                 )
-            hashes.add(last_prompt_hash(turns_of(messages)))
-    return frozenset(hashes)
+            yield rows.name, number, row

@@ -7,18 +7,21 @@ files that every worker process maps: 12 bytes an n-gram and place, and a table 
 nearly every other n-gram with one look.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from pipeline.text.chatml import turns_of
+from pipeline.text.examine import CHATML, messages_of
 from pipeline.text.ngrams import Grams, Hashes, Positions, ngram_hashes, pieces, units
-from pipeline.text.settings import OverlapNgrams
+from pipeline.text.settings import Columns, OverlapNgrams
 
 COMMON_PROMPTS = 10  # an n-gram of more prompts says nothing about any of them
 _SHOWN_CHARS = 600
@@ -33,6 +36,11 @@ class Prompt(NamedTuple):
     origin: str
     texts: list[str]
 
+    @property
+    def place(self) -> str:
+        """Where it stands, for people. Example: "row 17 of input:eval (eval.jsonl:17)" """
+        return f"row {self.row} of {self.set}" + (f" ({self.origin})" if self.origin else "")
+
 
 class Match(NamedTuple):
     """What a row shares with the prompt it is nearest to: `shared` of `of` distinct n-grams, the first of them."""
@@ -41,6 +49,9 @@ class Match(NamedTuple):
     shared: int
     of: int
     ngram: str
+
+    def __str__(self) -> str:
+        return f"shares {self.shared} of {self.of} n-grams of {self.prompt.place}, first {self.ngram!r:.200}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,11 @@ class OverlapIndex:
     of: npt.NDArray[np.uint32]
     needed: npt.NDArray[np.uint32]
     table: npt.NDArray[np.bool_]
-    shown: Path
+    folder: Path
+
+    def size(self) -> dict[str, int]:
+        """How many prompts and distinct n-grams it holds; `bare` prompts have no n-gram that counts."""
+        return {"prompts": len(self.of), "ngrams": len(self.hashes), "bare": int(np.count_nonzero(self.of == 0))}
 
     def meets(self, grams: Grams, rows: Sequence[int]) -> list[tuple[int, int]]:
         """(row, prompt it is nearest to) for every row that meets one; `rows[i]` is how many texts row i has.
@@ -94,7 +109,7 @@ class OverlapIndex:
 
     def prompt(self, number: int) -> Prompt:
         """A prompt as it can be shown: texts longer than 600 characters are cut."""
-        with self.shown.open("rb") as file:
+        with (self.folder / "prompts.jsonl").open("rb") as file:
             for position, line in enumerate(file):
                 if position == number:
                     return Prompt(*orjson.loads(line))
@@ -159,7 +174,7 @@ def open_index(folder: Path) -> OverlapIndex:
     rule = OverlapNgrams.model_validate_json((folder / "rule.json").read_bytes())
     names = ("hashes", "starts", "prompts", "of", "needed", "table")
     arrays: dict[str, Any] = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
-    return OverlapIndex(rule=rule, shown=folder / "prompts.jsonl", **arrays)
+    return OverlapIndex(rule=rule, folder=folder, **arrays)
 
 
 def _needed(of: npt.NDArray[np.uint32], rule: OverlapNgrams) -> npt.NDArray[np.uint32]:
@@ -190,3 +205,25 @@ def _spoken(text: str, number: int, n: int) -> str:
             return piece[spans[number][0] : spans[min(number + n, len(spans)) - 1][1]]
         number -= count
     raise IndexError(number)
+
+
+def texts_of(line: bytes, columns: Columns) -> list[str]:
+    """What the turns of a sound row say, the system turn aside."""
+    if columns == CHATML:
+        try:
+            return [turn.content for turn in _decode(line).messages if turn.role != "system"]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # what the typed decoder does not read the plain one does
+    return [turn.content for turn in turns_of(messages_of(orjson.loads(line), columns)) if turn.role != "system"]
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: str
+    content: str
+
+
+class _Row(msgspec.Struct, gc=False):
+    messages: list[_Message]
+
+
+_decode: Callable[[bytes], _Row] = msgspec.json.Decoder(_Row).decode

@@ -7,6 +7,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import Turn, described, turns_of
 from pipeline.text.examine import CHATML, REASONS, SCHEMA_REASONS, Rules, examine, messages_of
 from pipeline.text.files import plain_name, stem
+from pipeline.text.overlap import open_index, texts_of
 from pipeline.text.settings import SystemPrompt
 
 
@@ -61,12 +63,13 @@ _decode = msgspec.json.Decoder(_Row).decode
 
 @dataclass(frozen=True)
 class Renderer:
-    """Makes output rows of lines. `rules` are those of the first pass."""
+    """Makes output rows of lines. `rules` are those of the first pass, `index` the folder of what it compared with."""
 
     files: Sequence[InputFile]
     sources: Sequence[str]
     rules: Rules
     prompt: SystemPrompt
+    index: Path | None = None
 
     def row(self, line: Line, raw: bytes) -> bytes:
         """The output row of a sound line."""
@@ -127,6 +130,10 @@ class Renderer:
     def _detail(self, line: Line, raw: bytes, reason: str) -> str:
         if reason == "duplicate":
             return f"the same turns as {self.files[line.first_file].origin_of(line.first_line)}"
+        if reason == "near_duplicate":
+            return f"nearly the same text as {self.files[line.first_file].origin_of(line.first_line)}"
+        if reason == "overlap_ngram" and self.index is not None:
+            return str(open_index(self.index).match(texts_of(raw, self.rules.columns)))
         if reason == "overlap":
             return "holds a prompt of the held-out split or of exclude_overlap_with"
         if reason == "too_long_line":

@@ -6,7 +6,7 @@ that the larger lacks unless the larger gives that source fewer rows. Memory hol
 one byte for each row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,12 @@ class Selection:
         return [int(count) for count in np.bincount(self.fate, minlength=FATES)]
 
 
-def select(table: Table, settings: PrepareSettings, scratch: Path) -> Selection:
+def select(
+    table: Table, settings: PrepareSettings, scratch: Path, mark: Callable[[Fates, Repeats], Repeats] | None = None
+) -> Selection:
     """Apply duplicates, held-out split, caps and quotas; `scratch` is an empty folder for files of 44 bytes a row.
+
+    `mark` finds further rows to reject once exact duplicates have their fate; it gives back all repeats (`resembling`).
 
     When `available` sums to less than `target_samples` all of it is sampled.
     """
@@ -51,6 +55,8 @@ def select(table: Table, settings: PrepareSettings, scratch: Path) -> Selection:
     parts = spread(table, settings.seed, scratch)
     repeats = sort_parts(parts, settings.seed, settings.duplicates == "exact")
     fate[repeats.position] = CODES["duplicate"]
+    if mark is not None:
+        repeats = mark(fate, repeats)
     if settings.heldout is not None:
         _hold_out(parts, fate, settings)
     offered = _candidates_by_source(parts, fate, len(table.sources))

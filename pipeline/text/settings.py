@@ -78,6 +78,30 @@ class Columns(Closed):
         return self
 
 
+class OverlapNgrams(Closed):
+    """Which n-grams shared with a prompt of exclude_overlap_with are too many: give `share` or `count`.
+
+    An n-gram is `n` Hangul syllables, or words of other scripts. `share: 0.5` is Tulu 3's measure, `count: 1` GPT-3's.
+    """
+
+    n: int = Field(default=13, ge=2, le=100, description="Units of an n-gram; a shorter turn is compared whole.")
+    share: float | None = Field(default=None, gt=0, le=1, description="This part of the prompt's distinct n-grams.")
+    count: int | None = Field(default=None, ge=1, description="So many of them, or all that a shorter prompt has.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "OverlapNgrams":
+        if (self.share is None) == (self.count is None):
+            raise ValueError("overlap_ngrams takes either share or count")
+        return self
+
+
+class NearDuplicates(Closed):
+    """Of rows whose sets of n-grams are alike the first is kept: likeness is Jaccard's, estimated by MinHash."""
+
+    threshold: float = Field(default=0.8, ge=0.5, le=1, description="Rows at least so alike are near-duplicates.")
+    n: int = Field(default=5, ge=1, le=100, description="Units of an n-gram: Hangul syllables, or words of others.")
+
+
 class PrepareSettings(StageSettings):
     """Raw rows checked, filtered, deduplicated, split and sampled. Output rows are ordered by file name and line."""
 
@@ -101,6 +125,12 @@ class PrepareSettings(StageSettings):
     exclude_overlap_with: list[RowsReference] = Field(
         default=[], description="Rows that hold a prompt of these sets (NFKC, one spacing) are rejected."
     )
+    overlap_ngrams: OverlapNgrams | None = Field(
+        default=None, description="Rows that share n-grams with prompts of exclude_overlap_with are rejected too."
+    )
+    near_duplicates: NearDuplicates | None = Field(
+        default=None, description="Rows that are nearly the same text as an earlier one are rejected; null keeps them."
+    )
     max_row_bytes: int = Field(default=4_194_304, ge=64, le=1 << 30, description="A longer line is rejected unread.")
     max_chars: int | None = Field(default=None, ge=1, description="Longest row, in characters of all its turns.")
     shard_rows: int = Field(default=10_000, ge=1, description="Rows in one output file.")
@@ -123,6 +153,12 @@ class PrepareSettings(StageSettings):
     def _some_source(self) -> "PrepareSettings":
         if isinstance(self.source, list) and not self.source:
             raise ValueError("source is empty; name at least one input or stage")
+        return self
+
+    @model_validator(mode="after")
+    def _some_set_to_compare_with(self) -> "PrepareSettings":
+        if self.overlap_ngrams is not None and not self.exclude_overlap_with:
+            raise ValueError("overlap_ngrams has no effect without exclude_overlap_with")
         return self
 
     def references(self) -> list[RowsReference]:

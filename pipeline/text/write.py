@@ -52,6 +52,7 @@ class Writing:
     settings: PrepareSettings
     lines: Path
     shared: bool
+    index: Path | None = None
 
 
 def save_lines(folder: Path, table: Table, selection: Selection) -> None:
@@ -94,7 +95,7 @@ def write_unit(writing: Writing, unit: WriteUnit) -> int:
         return unit.stop - unit.start
     offset = unit.start * LINE.itemsize
     lines = np.fromfile(writing.lines / unit.output, LINE, unit.stop - unit.start, offset=offset)
-    renderer = Renderer(writing.files, writing.sources, writing.rules, writing.settings.system_prompt)
+    renderer = Renderer(writing.files, writing.sources, writing.rules, writing.settings.system_prompt, writing.index)
     render = renderer.reject if unit.output == "rejects" else renderer.row
     with directory.write_rows(unit.name, unit.output, writing.settings.compression) as writer:
         for line, raw in _read(writing, lines):
