@@ -63,6 +63,10 @@ class Store:
         """The whole object; FileNotFoundError when there is none."""
         return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path)))
 
+    def read_listed(self, key: str) -> bytes:
+        """The whole object of a key that stood in a listing and is never deleted: a server that has none is behind."""
+        return self._do("read listed", key, lambda path: bytes(self.filesystem.cat_file(path)))
+
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object."""
         return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path, start=start, end=end)))
@@ -149,7 +153,7 @@ class Store:
             try:
                 return call(self.path(key))
             except FileNotFoundError as error:
-                if verb not in ("create", "write"):
+                if verb not in ("create", "write", "read listed"):
                     raise
                 # no bucket, or an upload that a lost answer had completed already: no missing object, try again
                 raise OSError(f"{type(error).__name__}: {error}") from error
@@ -184,19 +188,27 @@ class Store:
         if not self.is_local:
             self.filesystem.pipe_file(path, data)
             return
-        temporary = self._temporary(data)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(path)
+        self._move_in(path, self._temporary(data))
 
     def _copy_in(self, path: str, local: Path) -> None:
         temporary = self._temporary(b"")
-        with local.open("rb") as source, temporary.open("wb") as target:
-            while block := source.read(1 << 24):
-                target.write(block)
-            target.flush()
-            os.fsync(target.fileno())
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary.replace(path)
+        try:
+            with local.open("rb") as source, temporary.open("wb") as target:
+                while block := source.read(1 << 24):
+                    target.write(block)
+                target.flush()
+                os.fsync(target.fileno())
+        except OSError:  # a full disk is not left fuller
+            temporary.unlink(missing_ok=True)
+            raise
+        self._move_in(path, temporary)
+
+    def _move_in(self, path: str, temporary: Path) -> None:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _temporary(self, data: bytes) -> Path:
         """A complete, synced file on the store's own disk, outside every listing that anybody makes."""
@@ -208,7 +220,7 @@ class Store:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
-        except OSError:  # a full disk is not left fuller
+        except OSError:
             temporary.unlink(missing_ok=True)
             raise
         return temporary

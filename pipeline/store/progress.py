@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.errors import Trouble
+from pipeline.errors import HanforgeError
 from pipeline.store.commit import StageDirectory, dumped
 from pipeline.store.immutable import read_once
 
@@ -74,7 +74,7 @@ class Progress:
         )
         try:
             self._directory.store.put(self._directory.key("progress", f"{self._worker}.json"), dumped(self.state))
-        except Trouble as error:
+        except HanforgeError as error:
             LOG.warning("progress is not written: %s", error)
 
     def _speak(self) -> None:
@@ -118,7 +118,7 @@ class MetricsWriter:
         data = b"\n".join(self._lines) + b"\n"
         try:
             self._directory.store.put(key, data)
-        except Trouble as error:
+        except HanforgeError as error:
             LOG.warning("metrics are not written yet: %s", error)
             return
         self._segment += 1

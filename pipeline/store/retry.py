@@ -58,7 +58,7 @@ def is_passing(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in PASSING_MODULES
 
 
-def is_full(error: Exception) -> bool:
+def is_full(error: BaseException) -> bool:
     """Whether a disk has no space left: waiting does not mend that."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
