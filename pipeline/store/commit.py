@@ -173,7 +173,7 @@ class StageDirectory:
         """Every committed unit by name."""
         keys = [entry.key for entry in self.store.list(self.key("done"))]
         with ThreadPoolExecutor(READERS) as pool:
-            records = [_done(orjson.loads(data)) for data in pool.map(self.store.read_listed, keys)]
+            records = [_done(orjson.loads(data)) for data in pool.map(self.store.read, keys)]
         return {record.unit: record for record in records}
 
     def done_names(self) -> set[str]:

@@ -63,10 +63,6 @@ class Store:
         """The whole object; FileNotFoundError when there is none."""
         return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path)))
 
-    def read_listed(self, key: str) -> bytes:
-        """The whole object of a key that stood in a listing and is never deleted: a server that has none is behind."""
-        return self._do("read listed", key, lambda path: bytes(self.filesystem.cat_file(path)))
-
     def read_range(self, key: str, start: int, end: int) -> bytes:
         """Bytes `start` to `end` (exclusive) of the object."""
         return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path, start=start, end=end)))
@@ -101,7 +97,10 @@ class Store:
         self._do("read", key, lambda path: self.filesystem.get_file(path, str(local)))
 
     def list(self, prefix: str) -> Entries:
-        """All objects whose key begins with the folder `prefix`, sorted by key; empty when there are none."""
+        """All objects whose key begins with the folder `prefix`, sorted by key; empty when there are none.
+
+        s3fs gives the folder itself when its first object appears between two of its requests: that is left out.
+        """
 
         def find(path: str) -> Entries:
             try:
@@ -109,7 +108,8 @@ class Store:
             except FileNotFoundError:
                 return []
             start = len(self.root) + 1
-            return [Entry(name[start:], int(info["size"] or 0)) for name, info in sorted(found.items())]
+            files = sorted((name, info) for name, info in found.items() if info["type"] == "file")
+            return [Entry(name[start:], int(info["size"] or 0)) for name, info in files]
 
         return self._do("list", prefix, find)
 
@@ -153,7 +153,7 @@ class Store:
             try:
                 return call(self.path(key))
             except FileNotFoundError as error:
-                if verb not in ("create", "write", "read listed"):
+                if verb not in ("create", "write"):
                     raise
                 # no bucket, or an upload that a lost answer had completed already: no missing object, try again
                 raise OSError(f"{type(error).__name__}: {error}") from error

@@ -4,8 +4,8 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,17 +125,26 @@ class Stage:
             return Rows(self.store, reference.stage, tuple(self.parts(reference)))
         return Rows(self.store, runs.reference_key(reference), source=self.source(reference))
 
-    def model_path(self, reference: Any) -> Path:
-        """A local folder with the checkpoint or adapter behind a reference, checked against its checksums."""
-        if isinstance(reference, StageReference):
-            folder = staged(self.store, self.parts(reference))
-        elif is_hub_id(reference):
-            revision = self.lock.hub_models[reference]
-            folder = staged(self.store, resolve_model(self.store, reference.split("@")[0], revision).parts)
+    def model_path(self, reference: Any, only: Sequence[str] = ()) -> Path:
+        """A local folder with the checkpoint or adapter behind a reference, checked against its checksums.
+
+        `only`: with no more than these of its files, so that nobody fetches weights to look at a tokenizer.
+        """
+        if isinstance(reference, StageReference) or is_hub_id(reference):
+            parts = self._model_parts(reference)
+            folder = staged(self.store, [part for part in parts if not only or part.name in only])
         else:
-            folder = staged_source(self.source(reference))
+            source = self.source(reference)
+            files = tuple(file for file in source.files if not only or file.name in only)
+            folder = staged_source(replace(source, files=files))
         self.shown[str(folder)] = self.place(reference)
         return folder
+
+    def _model_parts(self, reference: Any) -> list[Part]:
+        if isinstance(reference, StageReference):
+            return self.parts(reference)
+        revision = self.lock.hub_models[reference]
+        return resolve_model(self.store, reference.split("@")[0], revision).parts
 
     def is_there(self, reference: Any) -> bool:
         """Whether what a reference names exists now: everything from outside does, a stage's output once it is done."""
