@@ -60,7 +60,7 @@ def _proved(stage: Stage, promotion: dict[str, Any]) -> dict[str, Any]:
         model, engine, served_name=SERVED_NAME, log=log, stop_requested=lambda: stage.stop.requested
     ) as server:
         ready = time.monotonic()
-        answer = asyncio.run(_ask(Endpoint(server.url, SERVED_NAME), settings, server.check))
+        answer = asyncio.run(_ask(server.endpoint(model), settings, server.check))
     text = answer.content
     if settings.enable_thinking and begins_inside(model, engine) and "<think>" not in text:
         text = f"<think>{text}"

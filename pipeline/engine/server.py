@@ -22,7 +22,9 @@ from pathlib import Path
 import orjson
 
 from pipeline.engine.loadable import Backend, backend, check_loadable
+from pipeline.engine.protocol import Endpoint
 from pipeline.engine.settings import EngineSettings
+from pipeline.engine.special import special_beside_tags
 from pipeline.errors import Stopped, Trouble, UserError
 
 LOG = logging.getLogger(__name__)
@@ -99,6 +101,10 @@ class RunningServer:
     model: str
     process: subprocess.Popen[bytes]
     log: Path
+
+    def endpoint(self, checkpoint: Path) -> Endpoint:
+        """How to ask it; the served checkpoint's tokenizer says which special tokens must be shown."""
+        return Endpoint(self.url, self.model, special_tokens=special_beside_tags(checkpoint))
 
     def check(self) -> None:
         """Raise when it has died, with its last words: UserError for what a setting mends, else Trouble."""

@@ -55,7 +55,7 @@ def open_session(
         print(f"vLLM을 시작합니다: {folder} (1~3분 걸릴 수 있습니다)", file=sys.stderr)
         with own_engine(folder, settings, SERVED_NAME, Path(scratch) / "vllm.log") as server:
             opens = begins_inside(folder, settings)
-            asyncio.run(_converse(Endpoint(server.url, SERVED_NAME), session, opens, server.check))
+            asyncio.run(_converse(server.endpoint(folder), session, opens, server.check))
 
 
 async def _converse(endpoint: Endpoint, session: Session, opens_thinking: bool, check: Callable[[], None]) -> None:

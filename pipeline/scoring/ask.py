@@ -16,6 +16,7 @@ from pipeline.engine.client import Client
 from pipeline.engine.protocol import Answer, Endpoint, Failure
 from pipeline.engine.server import serving
 from pipeline.engine.settings import ClientSettings
+from pipeline.engine.special import special_beside_tags
 from pipeline.errors import Trouble, UserError
 from pipeline.scoring.asked import Asked
 from pipeline.scoring.metrics import Reply, tagged
@@ -33,7 +34,7 @@ def model_endpoint(stage: Stage, folder: Path) -> Iterator[tuple[Endpoint, Calla
     settings: EvaluateSettings = stage.settings
     url = settings.url()
     if url is not None:
-        yield Endpoint(url, settings.served_model_name), lambda: None
+        yield Endpoint(url, settings.served_model_name, special_tokens=special_beside_tags(folder)), lambda: None
         return
     engine = settings.engine
     if engine.dtype == "auto":  # vLLM's own auto would make 16-bit numbers of a float32 checkpoint
@@ -45,7 +46,7 @@ def model_endpoint(stage: Stage, folder: Path) -> Iterator[tuple[Endpoint, Calla
         log=stage.scratch() / "vllm.log",
         stop_requested=lambda: stage.stop.requested,
     ) as server:
-        yield Endpoint(server.url, server.model), server.check
+        yield server.endpoint(folder), server.check
 
 
 def check_endpoint(endpoint: Endpoint, client: ClientSettings, what: str) -> None:

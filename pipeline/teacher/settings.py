@@ -72,10 +72,10 @@ class TeacherSettings(Closed):
         default=None, description="The name under which an endpoint serves it; null: the Hub id, else `teacher`."
     )
     engine: EngineSettings = Field(default=EngineSettings(), description="The vLLM that the stage starts itself.")
-    endpoint: Annotated[str | None, operational] = Field(
+    endpoint: Annotated[str | list[str] | None, operational] = Field(
         default=None,
-        description="An OpenAI-compatible endpoint, ending in /v1; null: the variable HANFORGE_TEACHER_ENDPOINT, "
-        "else a vLLM of the stage's own.",
+        description="An OpenAI-compatible endpoint, ending in /v1, or several that serve the same model; null: the "
+        "variable HANFORGE_TEACHER_ENDPOINT (URLs with commas between), else a vLLM of the stage's own.",
     )
     api_key_env: Annotated[str | None, operational] = Field(
         default=None, description="The environment variable that holds the endpoint's API key."
@@ -89,10 +89,17 @@ class TeacherSettings(Closed):
 
     @field_validator("endpoint")
     @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"^https?://[^/]+", value):
-            raise ValueError(f"endpoint {value!r} is not an http(s) URL, e.g. http://127.0.0.1:8000/v1")
-        return value.rstrip("/") if value else None
+    def _are_urls(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for url in [value] if isinstance(value, str) else value or []:
+            if not re.match(r"^https?://[^/]+", url):
+                raise ValueError(f"endpoint {url!r} is not an http(s) URL, e.g. http://127.0.0.1:8000/v1")
+        return value or None
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The URLs of `endpoint`, without trailing slashes, each once."""
+        urls = [self.endpoint] if isinstance(self.endpoint, str) else self.endpoint or []
+        return list(dict.fromkeys(url.rstrip("/") for url in urls))
 
     def name(self) -> str:
         """The name that requests carry: the one set, the Hub id, or `teacher`."""

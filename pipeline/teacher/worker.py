@@ -12,7 +12,7 @@ from pipeline.teacher.answers import AnswerCache
 from pipeline.teacher.asking import Asking, Question
 from pipeline.teacher.building import build
 from pipeline.teacher.compose import judge
-from pipeline.teacher.endpoint import heartbeat, patience_seconds, teacher_endpoint
+from pipeline.teacher.endpoint import heartbeat, patience_seconds, teacher_endpoints
 from pipeline.teacher.quality import Quality
 from pipeline.teacher.settings import AugmentSettings
 from pipeline.teacher.stopping import broken
@@ -51,9 +51,9 @@ class Worker:
         if self.asking.first(self._build_ready) is None:
             return
         with ExitStack() as stack:
-            endpoint, check = stack.enter_context(teacher_endpoint(self.stage))
+            endpoints, check = stack.enter_context(teacher_endpoints(self.stage))
             try:
-                asyncio.run(self._ask(Client(endpoint, self.settings.client, check)))
+                asyncio.run(self._ask(Client(endpoints, self.settings.client, check)))
             finally:
                 self.cache.flush()
         self.stage.stop.raise_if_requested()
