@@ -18,15 +18,15 @@ from typing import Any
 import orjson
 
 from pipeline.errors import UserError
-from pipeline.store.commit import StageDirectory
 from pipeline.store.objects import Entry, Store
 from pipeline.store.runs import find_run
-from pipeline.store.status import STALE_SECONDS, newest_progress
+from pipeline.store.status import STALE_SECONDS
 
 LOG = logging.getLogger(__name__)
 DELETERS = 16
 INCOMPLETE = ".incomplete"
 ABANDONED_SECONDS = 86400.0
+BEAT_SECONDS = 12.0  # a living process writes its progress at least every 10 s
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,37 @@ def _protected(store: Store, runs: dict[str, _Run]) -> dict[str, str]:
             promotion = orjson.loads(store.read(f"promotions/{recipe}/{name}"))
             if promotion.get("run") in runs:
                 protected[promotion["run"]] = f"promotion {name.removesuffix('.json')} of {recipe} is its model"
+    living = _living(store, {prefix for run in runs.values() for prefix in run.stages})
     for name, run in runs.items():
-        for prefix in run.stages:
-            _, kind, fingerprint = prefix.split("/")
-            progress = newest_progress(StageDirectory(store, kind, fingerprint))
-            if progress.get("state") == "running" and time.time() - progress["time"] < STALE_SECONDS:
-                protected[name] = f"its stage {progress['stage']!r} runs now"
+        for prefix in sorted(run.stages & living.keys()):
+            protected[name] = f"its stage {living[prefix]!r} runs now"
     return protected
+
+
+def _living(store: Store, prefixes: set[str]) -> dict[str, str]:
+    """The stage folders that a process works on, with the stage's name.
+
+    Their clock may be hours off ours: progress that is not of this minute by our clock is looked at a second time.
+    """
+    before = {prefix: running for prefix in sorted(prefixes) if (running := _running(store, prefix))}
+    living = {
+        prefix: str(record["stage"])
+        for prefix, records in before.items()
+        for record in records
+        if abs(time.time() - record["time"]) < STALE_SECONDS
+    }
+    if before.keys() - living.keys():
+        time.sleep(BEAT_SECONDS)
+    for prefix in before.keys() - living.keys():
+        if moved := [record for record in _running(store, prefix) if record not in before[prefix]]:
+            living[prefix] = str(moved[0]["stage"])
+    return living
+
+
+def _running(store: Store, prefix: str) -> list[dict[str, Any]]:
+    """The progress records under a stage folder that say `running`; those of killed processes do, too."""
+    records = [orjson.loads(store.read(entry.key)) for entry in store.list(f"{prefix}/progress")]
+    return [record for record in records if record.get("state") == "running"]
 
 
 def seconds_of(age: str) -> float:

@@ -1,7 +1,7 @@
 """The crash campaign: SIGKILL at random instants over prepare, augment, train and merge, on file:// and on a real S3
 API of which 5 % of the answers fail, are cut or get lost. The same bytes as an undisturbed run, or it fails.
 
-HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (64).
+HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (24).
 """
 
 import os
@@ -28,7 +28,7 @@ from tests.servers.s3 import S3Server
 from tests.training import checkpoints
 
 SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
-KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "64"))
+KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "24"))
 STAGES = ("prepare", "augment", "phase1", "merge1")
 CONCURRENCY = 16
 FLUSH_ROWS = 8

@@ -1,8 +1,8 @@
 """Many pods of one stage on a real S3 API of which 10 % of the calls fail: killed, doubled, stopped, slow, with clocks
 that are hours off. The same bytes as one undisturbed process, or it fails.
 
-HANFORGE_CRASH_SEED chooses the instants; HANFORGE_CRASH_PODS is how many processes work at once (3), and
-HANFORGE_CRASH_POD_KILLS how many of them are killed at the least, by kind (4). `make crash-test` runs 8 and 48, and
+HANFORGE_CRASH_SEED chooses the instants; HANFORGE_CRASH_PODS is how many processes work at once (2), and
+HANFORGE_CRASH_POD_KILLS how many of them are killed at the least, by kind (3). `make crash-test` runs 8 and 48, and
 then answers come up to 5 s late.
 """
 
@@ -21,8 +21,8 @@ from tests.servers.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.servers.s3 import S3Server
 
 SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
-PODS = int(os.environ.get("HANFORGE_CRASH_PODS", "3"))
-KILLS = int(os.environ.get("HANFORGE_CRASH_POD_KILLS", "4"))
+PODS = int(os.environ.get("HANFORGE_CRASH_PODS", "2"))
+KILLS = int(os.environ.get("HANFORGE_CRASH_POD_KILLS", "3"))
 FAILING = 0.10
 DELAY_SECONDS = 5.0 if PODS >= 8 else 0.3
 pytestmark = pytest.mark.crash

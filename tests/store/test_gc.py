@@ -1,6 +1,7 @@
 """gc: what nobody refers to goes, what a lock or a promotion refers to stays, a cut-short deletion goes on later."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import orjson
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.store import gc
 from pipeline.store.events import say
 from pipeline.store.gc import carry_out, plan_gc, seconds_of
 from pipeline.store.objects import Store
@@ -67,6 +69,20 @@ def test_a_run_with_a_living_process_is_kept(tmp_path: Path) -> None:
     lock = locked(store, tmp_path)
     key = lock.directory(store, "phase1").key("progress", "000-a.json")
     store.put(key, orjson.dumps({"state": "running", "stage": "phase1", "time": time.time()}))
+    with pytest.raises(UserError, match="'phase1' runs now"):
+        plan_gc(store, [lock.run_id])
+
+
+def test_a_process_whose_clock_is_hours_behind_is_seen_to_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "BEAT_SECONDS", 0.3)
+    store = Store(str(tmp_path / "store"))
+    lock = locked(store, tmp_path)
+    key = lock.directory(store, "phase1").key("progress", "000-a.json")
+    record = {"state": "running", "stage": "phase1", "time": time.time() - 7200}
+    store.put(key, orjson.dumps(record))
+    assert plan_gc(store, [lock.run_id]).runs == [lock.run_id]  # it stands still: killed long ago
+    beat = threading.Timer(0.1, store.put, (key, orjson.dumps({**record, "time": record["time"] + 10})))
+    beat.start()
     with pytest.raises(UserError, match="'phase1' runs now"):
         plan_gc(store, [lock.run_id])
 
