@@ -100,7 +100,7 @@ def contents(store: Store, lock: RunLock) -> dict[str, str]:
 
 
 def test_a_stage_whose_token_ends_says_so_and_goes_on_with_a_new_one(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [chat(f"{number} 더하기 하나?", f"답은 {number + 1}입니다.") for number in range(200)]
     raw = write_files(tmp_path / "raw", {f"{part}.jsonl": jsonl(*rows[part::4]) for part in range(4)})
@@ -110,10 +110,10 @@ def test_a_stage_whose_token_ends_says_so_and_goes_on_with_a_new_one(
     store, lock = locked_prepare(s3, raw)
     use_s3(monkeypatch, s3.environment(access_key=f"until-70-{tmp_path.name}"))
     monkeypatch.setenv("HANFORGE_STORE_PATIENCE", "1")
-    capfd.readouterr()
-    assert stage_result(store, lock).exit_code == 1
-    said = capfd.readouterr().err
-    assert "refused the credentials: they have expired" in said and "Renew them" in said and "Traceback" not in said
+    ended = stage_result(store, lock)
+    said = ended.stderr
+    assert ended.exit_code == 1 and "Traceback" not in said
+    assert "refused the credentials: they have expired" in said and "Renew them" in said
     again = stage_result(store, lock)  # nothing was renewed: known at the start, so it is the user's to mend
     assert isinstance(again.exception, UserError) and "they have expired" in str(again.exception)
     use_s3(monkeypatch, s3.environment())
