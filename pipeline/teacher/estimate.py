@@ -23,7 +23,7 @@ from pipeline.teacher.answers import AnswerCache
 from pipeline.teacher.asking import Question, question_of
 from pipeline.teacher.augment import answers, planned
 from pipeline.teacher.compose import Requests, judge
-from pipeline.teacher.endpoint import given_endpoint, identity, patience_seconds, teacher_endpoint
+from pipeline.teacher.endpoint import given_endpoints, identity, patience_seconds, teacher_endpoints
 from pipeline.teacher.forecast import Range, Speed, Timed, mean_of, seconds_each, share_of, speed
 from pipeline.teacher.judging import Judges
 from pipeline.teacher.quality import Quality
@@ -36,11 +36,22 @@ Found = list[tuple[Question, Answer | Failure, float]]  # the question, what cam
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What came back, from how many endpoints, how long an engine of our own took to start, and how long the asking."""
+
+    found: Found
+    endpoints: int
+    start_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What is left of an augment stage. Tokens are per sample, times in seconds, shares from 0 to 1.
 
-    `rejected` is by "stage: reason" with "all" for the sum; the figures after `left` are None when nothing is left.
-    `price_usd` is of one GPU hour; `cost_usd` None without a price. `concurrency` is the bound of the whole run.
+    The figures after `left` are None when nothing is left. `gpus` counts the profile's at every endpoint, `price_usd`
+    is of one GPU hour, `cost_usd` None without a price. `concurrency` is the bound of the whole run. `rejected` is by
+    "stage: reason", with "all" for the sum.
     """
 
     planned: int
@@ -77,7 +88,8 @@ def estimate(stage: Stage, samples: int, profile: Profile, say: Callable[[int, i
     rows, unanswered, chosen = _chosen(stage, cache, requests, samples)
     if not chosen:
         return Estimate(rows, rows, 0, 0)
-    found, start_seconds, asking_seconds = _ask(stage, cache, requests, chosen, say)
+    asked = _ask(stage, cache, requests, chosen, say)
+    found = asked.found
     got = [outcome for _, outcome, _ in found if isinstance(outcome, Answer)]
     if not got:
         reasons = Counter(outcome.reason for _, outcome, _ in found if isinstance(outcome, Failure))
@@ -85,16 +97,16 @@ def estimate(stage: Stage, samples: int, profile: Profile, say: Callable[[int, i
         raise UserError(f"none of {len(found)} samples was answered: {said}", "See the teacher's log and its context")
     timed = [_timed(outcome, ended) for _, outcome, ended in found]
     left = unanswered - len(found)
-    seconds = seconds_each(timed, SEED).times(left, start_seconds)
-    gpus = profile.gpu.count if profile.gpu else 0
+    seconds = seconds_each(timed, SEED).times(left, asked.start_seconds)
+    gpus = profile.gpu.count * asked.endpoints if profile.gpu else 0
     price = profile.price_per_gpu_hour_usd
     return Estimate(
         planned=rows,
         answered_before=rows - unanswered,
         asked=len(found),
         left=left,
-        asking_seconds=asking_seconds,
-        start_seconds=start_seconds,
+        asking_seconds=asked.seconds,
+        start_seconds=asked.start_seconds,
         prompt_tokens=mean_of([answer.prompt_tokens for answer in got], SEED),
         completion_tokens=mean_of([answer.tokens for answer in timed], SEED),
         speed=speed(timed),
@@ -141,8 +153,8 @@ def _ask(
     requests: Requests,
     chosen: list[tuple[Question, dict[str, Any]]],
     say: Callable[[int, int], None],
-) -> tuple[Found, float, float]:
-    """What the teacher said, the seconds that its own start took, and the seconds of asking. Answers are stored."""
+) -> _Asked:
+    """Ask, and store what the teacher says."""
     settings: AugmentSettings = stage.settings
     found: Found = []
     began = time.monotonic()
@@ -160,13 +172,13 @@ def _ask(
             times.append(time.monotonic())
 
     try:
-        with teacher_endpoint(stage) as (endpoint, check):
-            asyncio.run(ask(Client(endpoint, settings.client, check)))
+        with teacher_endpoints(stage) as (endpoints, check):
+            asyncio.run(ask(Client(endpoints, settings.client, check)))
     finally:
         cache.flush()
     stage.stop.raise_if_requested()
-    own = given_endpoint(settings.teacher) is None
-    return found, times[0] - began if own else 0.0, times[1] - times[0]
+    start_seconds = 0.0 if given_endpoints(settings.teacher) else times[0] - began
+    return _Asked(found, len(endpoints), start_seconds, times[1] - times[0])
 
 
 def _timed(outcome: Answer | Failure, ended: float) -> Timed:
