@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,7 +15,7 @@ from pipeline.engine.client import Client
 from pipeline.engine.protocol import Answer, Endpoint, Failure
 from pipeline.engine.server import serving
 from pipeline.engine.settings import ClientSettings
-from pipeline.engine.special import special_beside_tags
+from pipeline.engine.special import FILES, special_beside_tags
 from pipeline.errors import Trouble, UserError
 from pipeline.scoring.asked import Asked
 from pipeline.scoring.metrics import Reply, tagged
@@ -29,16 +28,18 @@ LOOK_SECONDS = 5.0
 
 
 @contextmanager
-def model_endpoint(stage: Stage, folder: Path) -> Iterator[tuple[Endpoint, Callable[[], None]]]:
+def model_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None]]]:
     """The endpoint that answers for the model, and a check that raises when its process has died."""
     settings: EvaluateSettings = stage.settings
     url = settings.url()
     if url is not None:
-        yield Endpoint(url, settings.served_model_name, special_tokens=special_beside_tags(folder)), lambda: None
+        special = special_beside_tags(stage.model_path(settings.model, FILES))  # no weights are fetched for it
+        yield Endpoint(url, settings.served_model_name, special_tokens=special), lambda: None
         return
     engine = settings.engine
     if engine.dtype == "auto":  # vLLM's own auto would make 16-bit numbers of a float32 checkpoint
         engine = engine.model_copy(update={"dtype": DTYPES[stage.execution.precision]})
+    folder = stage.model_path(settings.model)
     with serving(
         folder,
         engine,

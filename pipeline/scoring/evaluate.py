@@ -21,7 +21,7 @@ from pipeline.scoring import ask
 from pipeline.scoring.asked import Asked, heldout, robot_questions, seen_in_training
 from pipeline.scoring.metrics import Reply, averaged, compared, flat, marks
 from pipeline.scoring.settings import EvaluateSettings
-from pipeline.scoring.template import Switch, thinking_switch
+from pipeline.scoring.template import TEMPLATE_FILES, Switch, thinking_switch
 from pipeline.store.commit import Counts
 from pipeline.store.division import undone
 from pipeline.store.shards import part_lines
@@ -91,7 +91,7 @@ def _collections(stage: Stage) -> dict[str, list[Asked]]:
     settings: EvaluateSettings = stage.settings
     found: dict[str, list[Asked]] = {}
     if settings.data is not None:
-        rows = stage.rows(settings.data)
+        rows = stage.pinned_rows(settings.data)
         found["data"] = heldout(rows, settings.limit, rows.name)
     if settings.questions is not None:
         found["questions"] = list(robot_questions(settings.questions, settings.system_prompt))
@@ -127,8 +127,7 @@ def _refuse_seen(stage: Stage, asked: list[Asked]) -> None:
 def _switch(stage: Stage) -> Switch:
     """What the model's template does with thinking; UserError when it is to be switched and cannot."""
     settings: EvaluateSettings = stage.settings
-    folder = stage.model_path(settings.model)
-    switch = thinking_switch(folder)
+    switch = thinking_switch(stage.model_path(settings.model, TEMPLATE_FILES))
     if len(settings.modes) == 2 and not switch.switches:
         raise UserError(
             f"stage {stage.name!r}: thinking is 'both', and the model's chat template has no switch enable_thinking",
@@ -140,13 +139,12 @@ def _switch(stage: Stage) -> Switch:
 def _backend(stage: Stage, stack: ExitStack) -> Answers:
     """What answers: a function from items and mode to replies. A server of our own ends with `stack`."""
     settings: EvaluateSettings = stage.settings
-    folder = stage.model_path(settings.model)
     if settings.backend == "transformers":
         from pipeline.scoring.generate import Generator
 
-        generator = Generator(folder, settings, stage.execution)
+        generator = Generator(stage.model_path(settings.model), settings, stage.execution)
         return lambda items, thinking: generator.answers(items, thinking, settings.seed, stage.stop.raise_if_requested)
-    endpoint, check = stack.enter_context(ask.model_endpoint(stage, folder))
+    endpoint, check = stack.enter_context(ask.model_endpoint(stage))
     return partial(_ask, stage, endpoint, _switch(stage).opened, check)
 
 

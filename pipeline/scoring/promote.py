@@ -10,16 +10,15 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from pipeline.errors import GateRefused, UserError
 from pipeline.recipe.references import StageReference
 from pipeline.scoring.evaluate import scores_of
 from pipeline.scoring.settings import PromoteSettings
 from pipeline.scoring.verdict import Bound, limit_refusals, regression_refusals
 from pipeline.store.commit import Counts, dumped
-from pipeline.store.named import NamedModel, promotion_numbers
+from pipeline.store.named import NamedModel
 from pipeline.store.objects import Store
+from pipeline.store.promotions import highest_promotion, own_promotion, promotion_key, promotions
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.store.status import require_done
@@ -39,11 +38,6 @@ class Candidate:
     max_drop: dict[str, float] = field(default_factory=dict)
 
 
-def promotions(store: Store, recipe: str) -> list[dict[str, Any]]:
-    """Every promotion of a recipe, ascending by n."""
-    return [_read(store, recipe, n) for n in promotion_numbers(store, recipe)]
-
-
 def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
     """Write the next promotion when the candidate's scores suffice; gives the record.
 
@@ -52,8 +46,7 @@ def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
     if not store.exclusive:
         LOG.warning("this store ignores create-only writes: of two promotions at once, one would be lost")
     while True:
-        numbers = promotion_numbers(store, recipe)
-        standing = _read(store, recipe, numbers[-1]) if numbers else None
+        standing = highest_promotion(store, recipe)
         before = dict((standing or {}).get("scores") or {})
         refusals = limit_refusals(candidate.limits, candidate.scores)
         refusals += regression_refusals(candidate.max_drop, candidate.scores, before)
@@ -66,7 +59,7 @@ def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
         record: dict[str, Any] = {"run": candidate.run, "stage": candidate.stage, "by": candidate.by}
         record |= {"scores": candidate.scores, "promoted_before": before}
         record |= {"replaces": standing["n"] if standing else None}
-        written = _write(store, recipe, (numbers[-1] if numbers else 0) + 1, record)
+        written = _write(store, recipe, int(standing["n"]) + 1 if standing else 1, record)
         if written is not None:
             return written
 
@@ -126,11 +119,6 @@ def promote_named(store: Store, model: NamedModel) -> dict[str, Any]:
     return promote(store, lock.recipe.name, Candidate(lock.run_id, stage, "command", {}))
 
 
-def is_done(stage: Stage) -> bool:
-    """Whether this run's promote stage has written its promotion, and its manifest stands."""
-    return stage.directory.manifest() is not None and _own(stage) is not None
-
-
 def preflight(stage: Stage) -> None:
     """UserError when the model is no stage's output, or the scores cannot be read."""
     settings: PromoteSettings = stage.settings
@@ -148,7 +136,7 @@ def run(stage: Stage) -> None:
     """Judge and promote, once for this run; then the manifest, whose measurements the gate is computed from."""
     settings: PromoteSettings = stage.settings
     stage.directory.plan(lambda: {"units": ["promotion"]})
-    record = _own(stage)
+    record = own_promotion(stage.store, stage.recipe_name, stage.run_id, stage.name)
     if record is None:
         scores = scores_of(stage, settings.scores)
         made_by = _model_stage(stage)
@@ -191,25 +179,11 @@ def _promotes(settings: PromoteSettings, stage: str) -> bool:
     return isinstance(settings.model, StageReference) and settings.model.stage == stage
 
 
-def _own(stage: Stage) -> dict[str, Any] | None:
-    """The promotion that this run's stage wrote, the newest when there are several."""
-    own = [
-        record
-        for record in promotions(stage.store, stage.recipe_name)
-        if (record["run"], record["by"]) == (stage.run_id, stage.name)
-    ]
-    return own[-1] if own else None
-
-
 def _model(record: dict[str, Any]) -> str:
     return f"{record['run']}:{record['stage']}"
-
-
-def _read(store: Store, recipe: str, n: int) -> dict[str, Any]:
-    return orjson.loads(store.read(f"promotions/{recipe}/{n}.json"))  # type: ignore[no-any-return]
 
 
 def _write(store: Store, recipe: str, n: int, record: dict[str, Any]) -> dict[str, Any] | None:
     """Create promotion n; None when another was first. `id` makes our bytes ours."""
     whole = {**record, "n": n, "recipe": recipe, "time": time.time(), "id": uuid.uuid4().hex}
-    return whole if store.create(f"promotions/{recipe}/{n}.json", dumped(whole)) else None
+    return whole if store.create(promotion_key(recipe, n), dumped(whole)) else None

@@ -12,6 +12,7 @@ from pipeline.engine.loadable import chat_template
 from pipeline.errors import UserError
 from pipeline.text.thinking import OPEN_TAG
 
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _TRAINING_MARK = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # transformers' own tag, silent when rendering
 QUESTION = [{"role": "user", "content": "안녕하세요"}]
 

@@ -7,7 +7,7 @@ that the same data has the same identity on a laptop, in docker and under Helm.
 import builtins
 import fnmatch
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -100,6 +100,17 @@ def look_at(url: str, name: str) -> Source:
     if not any(file.bytes for file in files):
         raise UserError(f"input {name!r}: {len(files)} files at {url}, all empty", "Check how they were written")
     return Source(url, tuple(files))
+
+
+def check_unchanged(files: Iterable[SourceFile]) -> None:
+    """UserError when a file is not what the run was locked with: its workers would read different things."""
+    for file in filter(lambda file: file.bytes, files):
+        now = look_at(file.url, file.name).files[0]
+        if (now.bytes, now.tag) != (file.bytes, file.tag):
+            raise UserError(
+                f"{file.url} changed since the run was locked: {file.bytes} bytes then, {now.bytes} bytes now",
+                "Start a new run: hanforge run RECIPE",
+            )
 
 
 def _retried(what: str, filesystem: Any, call: Callable[[], T]) -> T:

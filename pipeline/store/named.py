@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from pipeline.errors import UserError
 from pipeline.recipe import models
@@ -12,6 +9,7 @@ from pipeline.recipe.references import is_hub_id
 from pipeline.store.cache import staged, staged_source
 from pipeline.store.inputs import Source, look_at
 from pipeline.store.objects import Store
+from pipeline.store.promotions import newest_promotion
 from pipeline.store.runs import RunLock, find_run
 from pipeline.store.shards import Part
 from pipeline.store.stage import check_gate
@@ -69,24 +67,3 @@ def run_output(store: Store, word: str, label: str) -> NamedModel:
     if output not in outputs:
         raise UserError(f"{word!r}: stage {stage!r} has no output {output!r}; {models.nearest(output, list(outputs))}")
     return NamedModel(label, store, parts=tuple(manifest.outputs[output]), lock=lock, stage=stage)
-
-
-def promotion_numbers(store: Store, recipe: str) -> list[int]:
-    """The numbers of a recipe's promotions, ascending."""
-    names = store.folders(f"promotions/{recipe}")
-    return sorted(int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit())
-
-
-def newest_promotion(store: Store, recipe: str = "") -> dict[str, Any]:
-    """The highest promotion of a recipe, or of the only recipe that has any; UserError when there is none."""
-    names = [recipe] if recipe else store.folders("promotions")
-    if len(names) > 1:
-        raise UserError(
-            f"'promoted' is ambiguous: recipes {', '.join(names)} have promotions", f"Say promoted@{names[0]}"
-        )
-    numbers = promotion_numbers(store, names[0]) if names else []
-    if not numbers:
-        raise UserError(
-            f"nothing is promoted{f' for recipe {recipe!r}' if recipe else ''} in {store.url}", "hanforge promote MODEL"
-        )
-    return orjson.loads(store.read(f"promotions/{names[0]}/{numbers[-1]}.json"))  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ What can be seen to be wrong from an outline is found before the first stage of 
 large files are links; from elsewhere they are empty files of the right size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ READ_BYTES = 1 << 26
 class Outlined(Stage):
     """A stage before it runs: whatever asks it for a checkpoint gets the outline."""
 
-    def model_path(self, reference: Any) -> Path:
+    def model_path(self, reference: Any, only: Sequence[str] = ()) -> Path:
         """A folder of this process's own with the outline; same errors as the real one where it can know them."""
         folder = self.scratch() / f"outline-{len(self.shown)}"
         for name, size, local, read in self._files(reference):
+            if only and name not in only:
+                continue
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if local is not None:

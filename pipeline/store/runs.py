@@ -5,8 +5,9 @@ execution. Every process of the run obeys it. run id = recipe name + hash of the
 when an input's identity changed.
 """
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,13 +221,19 @@ def create_run(store: Store, candidate: RunLock, run_id: str | None = None) -> R
                 "Use another run id (raise the salt), or the recipe and inputs that the run was made from",
             )
         return standing
+    return next(lock for name in _own_ids(candidate) if _same(lock := _create(store, candidate, name), candidate))
+
+
+def known_run(store: Store, candidate: RunLock) -> RunLock | None:
+    """The run that `create_run` would find for `candidate`; None when it would make a new one."""
+    locks = (_read(store, name) for name in _own_ids(candidate))
+    return next(lock for lock in locks if lock is None or _same(lock, candidate))
+
+
+def _own_ids(candidate: RunLock) -> Iterator[str]:
+    """The ids that a run of this recipe may have, by salt: first come, first served."""
     base = f"{candidate.recipe.name}-{short_hash(models.rendered(candidate.recipe))}"
-    salt = 0
-    while True:
-        standing = _create(store, candidate, f"{base}-{salt}")
-        if _same(standing, candidate):
-            return standing
-        salt += 1
+    return (f"{base}-{salt}" for salt in itertools.count())
 
 
 def _create(store: Store, candidate: RunLock, run_id: str) -> RunLock:

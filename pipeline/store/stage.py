@@ -20,7 +20,7 @@ from pipeline.store import runs
 from pipeline.store.cache import staged, staged_source
 from pipeline.store.commit import Manifest, StageDirectory
 from pipeline.store.hub import resolve_model
-from pipeline.store.inputs import Source, SourceFile
+from pipeline.store.inputs import Source, SourceFile, check_unchanged
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter, Progress
 from pipeline.store.shards import Part, lines_of, part_lines
@@ -124,6 +124,13 @@ class Stage:
         if isinstance(reference, StageReference):
             return Rows(self.store, reference.stage, tuple(self.parts(reference)))
         return Rows(self.store, runs.reference_key(reference), source=self.source(reference))
+
+    def pinned_rows(self, reference: Any) -> Rows:
+        """The same, after a look at external files: UserError when one is not what the run was locked with."""
+        rows = self.rows(reference)
+        if rows.source is not None:
+            check_unchanged(rows.source.files)
+        return rows
 
     def model_path(self, reference: Any, only: Sequence[str] = ()) -> Path:
         """A local folder with the checkpoint or adapter behind a reference, checked against its checksums.

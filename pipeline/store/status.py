@@ -12,8 +12,10 @@ from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock
+from pipeline.store.standing import Standing, standing
 
 State = Literal["done", "refused", "running", "stopped", "failed", "ready", "waiting"]
+ENDINGS: dict[int, State] = {Stopped.exit_code: "stopped", GateRefused.exit_code: "refused"}
 STALE_SECONDS = 30.0  # a process that wrote no progress for so long is not called running
 
 
@@ -42,39 +44,37 @@ class StageStatus:
 def chain_status(store: Store, lock: RunLock) -> list[StageStatus]:
     """Every stage of the run, in the recipe's order."""
     happened = events(store, lock.run_id)
-    manifests = {name: lock.directory(store, name).manifest() for name in lock.recipe.stages}
-    return [stage_status(store, lock, name, manifests, happened) for name in lock.recipe.stages]
+    found = {name: standing(store, lock, name) for name in lock.recipe.stages}
+    return [stage_status(store, lock, name, found, happened) for name in lock.recipe.stages]
 
 
 def stage_status(
-    store: Store, lock: RunLock, name: str, manifests: dict[str, Manifest | None], happened: list[Event]
+    store: Store, lock: RunLock, name: str, found: dict[str, Standing], happened: list[Event]
 ) -> StageStatus:
-    """One stage's status; `manifests` and `happened` are those of the whole run."""
+    """One stage's status; `found` and `happened` are those of the whole run."""
     directory = lock.directory(store, name)
     status = StageStatus(name, lock.stages[name].kind, directory.fingerprint, "waiting")
     mine = [event for event in happened if event.stage == name]
     last = next((event for event in reversed(mine) if event.what in ("ended", "observed")), None)
     status.attempts = sum(event.what == "started" for event in mine)
     _add_usage(directory, status)
-    manifest = manifests[name]
-    if manifest is not None:
-        refusals = lock.settings(name).refusals(manifest.measurements)
-        status.state, status.counts = ("refused" if refusals else "done"), manifest.counts
-        status.message = "; ".join(refusals)
+    own = found[name]
+    if own.manifest is not None and (own.done or own.refusals):
+        status.state, status.counts = ("done" if own.done else "refused"), own.manifest.counts
+        status.message = "; ".join(own.refusals)
         return status
     status.progress = newest_progress(directory)
     began = max((event.time for event in mine if event.what == "started"), default=0.0)
     alive = status.progress.get("state") == "running" and time.time() - status.progress["time"] < STALE_SECONDS
-    if last is not None and last.time >= began:
+    over = last is not None and last.time >= began
+    if last is not None and over and last.exit_code:  # who ended well and is not done has been given new work since
         status.exit_code, status.message = last.exit_code, last.message
-        status.state = {Stopped.exit_code: "stopped", GateRefused.exit_code: "refused"}.get(
-            last.exit_code or 0, "failed"
-        )  # type: ignore[assignment]
-    elif began and (alive or time.time() - began < STALE_SECONDS):
+        status.state = ENDINGS.get(last.exit_code, "failed")
+    elif began and not over and (alive or time.time() - began < STALE_SECONDS):
         status.state = "running"
-    elif began:
+    elif began and not over:
         status.state, status.message = "failed", "its process vanished without a word (killed?); run again to go on"
-    elif all(manifests[other] is not None for other in lock.stages[name].needs):
+    elif all(found[other].done for other in lock.stages[name].needs):
         status.state = "ready"
     return status
 
@@ -96,11 +96,11 @@ def _add_usage(directory: StageDirectory, status: StageStatus) -> None:
 
 
 def why_not_done(store: Store, lock: RunLock, name: str) -> str:
-    """One sentence: why the stage would have to run now."""
-    directory = lock.directory(store, name)
-    if directory.manifest() is not None:
-        return "done"
-    missing = [other for other in lock.stages[name].needs if lock.directory(store, other).manifest() is None]
+    """One sentence: why the stage would have to run now, or why its gate refuses."""
+    directory, found = lock.directory(store, name), standing(store, lock, name)
+    if found.manifest is not None:
+        return found.open or "; ".join(found.refusals) or "done"
+    missing = [other for other in lock.stages[name].needs if not standing(store, lock, other).done]
     if missing:
         return f"needs {', '.join(missing)}"
     begun = len(directory.done_names())
@@ -115,7 +115,7 @@ def why_not_done(store: Store, lock: RunLock, name: str) -> str:
 
 
 def require_done(store: Store, lock: RunLock, name: str) -> Manifest:
-    """The stage's manifest; UserError naming the command that makes it when it is not done."""
+    """The stage's manifest, whichever run made it; UserError naming the command that makes it when there is none."""
     manifest = lock.directory(store, name).manifest()
     if manifest is None:
         raise UserError(

@@ -64,7 +64,7 @@ def run(stage: Stage) -> None:
 def planned(stage: Stage) -> tuple[list[Piece], dict[str, Any]]:
     """The source's pieces and the plan that stands; UserError when there is nothing to do."""
     settings: AugmentSettings = stage.settings
-    source = pieces(stage.rows(settings.source))
+    source = pieces(stage.pinned_rows(settings.source))
     plan = stage.directory.plan(lambda: make_plan(source, settings))
     if not plan["units"]:
         raise UserError(f"stage {stage.name!r}: its source has no rows", "Check the stage or the files that it reads")

@@ -75,7 +75,7 @@ class Measured:
 def run(stage: Stage) -> None:
     """Check every row, unit by unit, and commit the manifest with the measurements of all."""
     settings: ValidateSettings = stage.settings
-    source = pieces(stage.rows(settings.source))
+    source = pieces(stage.pinned_rows(settings.source))
     plan = stage.directory.plan(lambda: {"units": _grouped(source)})
     rows = sum(piece.rows or 0 for piece in source) or None
     by_name = {unit["name"]: unit for unit in plan["units"]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.recipe.references import StageReference
-from pipeline.store.inputs import SourceFile, look_at
+from pipeline.store.inputs import SourceFile, check_unchanged
 from pipeline.store.stage import Stage
 from pipeline.text.chatml import check_messages, turns_of
 from pipeline.text.examine import Rules, last_prompt_hash
@@ -43,7 +43,7 @@ def input_files(stage: Stage) -> list[InputFile]:
         if skipped:
             stage.log.info("%s: files that hold no rows are not read: %s", rows.name, ", ".join(skipped[:8]))
         if not upstream:
-            _check_unchanged(readable)
+            check_unchanged(readable)
         name = re.sub(r"^input:", "", rows.name).rstrip("/").rsplit("/", 1)[-1]
         front = f"{name}/" if len(references) > 1 or upstream else ""
         found.extend(InputFile(file, front + file.name, upstream) for file in readable)
@@ -64,16 +64,6 @@ def _check_files(name: str, readable: Sequence[SourceFile], every: list[str]) ->
             head = file.read_range(0, min(file.bytes, 64)).removeprefix(b"\xef\xbb\xbf").lstrip()
             if file.name.endswith(".json") and head.startswith(b"["):
                 raise UserError(f"{file.url} is one JSON array", "Write one row a line: jq -c '.[]' FILE > FILE.jsonl")
-
-
-def _check_unchanged(files: Sequence[SourceFile]) -> None:
-    for file in filter(lambda file: file.bytes, files):
-        now = look_at(file.url, file.name).files[0]
-        if (now.bytes, now.tag) != (file.bytes, file.tag):
-            raise UserError(
-                f"{file.url} changed since the run was locked: {file.bytes} bytes then, {now.bytes} bytes now",
-                "Start a new run: hanforge run RECIPE",
-            )
 
 
 def rules_of(stage: Stage) -> Rules:
