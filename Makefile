@@ -6,6 +6,8 @@ RUN ?= latest
 STAGE ?=
 SEED ?= 1
 KILLS ?= 200
+PODS ?= 8
+POD_KILLS ?= 48
 BIN := .venv/bin
 HANFORGE := $(BIN)/hanforge
 STORE_OPTION := --store $(STORE)
@@ -28,8 +30,9 @@ demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate
 test: setup ## The tests: real S3 API, real vLLM, killed processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-crash-test: setup ## The crash campaign, longer and seeded [SEED=1] [KILLS=200]
-	@HANFORGE_CRASH_SEED=$(SEED) HANFORGE_CRASH_KILLS=$(KILLS) $(BIN)/python -m pytest tests/crash -s
+crash-test: setup ## The crash campaigns, longer and seeded [SEED=1] [KILLS=200] [PODS=8] [POD_KILLS=48]
+	@HANFORGE_CRASH_SEED=$(SEED) HANFORGE_CRASH_KILLS=$(KILLS) HANFORGE_CRASH_PODS=$(PODS) \
+		HANFORGE_CRASH_POD_KILLS=$(POD_KILLS) $(BIN)/python -m pytest tests/crash -s
 
 lint: setup ## ruff and strict mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy && echo "lint: clean"
