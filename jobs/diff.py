@@ -106,5 +106,5 @@ def _line(value: Any) -> str:
 def _value(value: Any) -> str:
     from pipeline.reporting.figures import setting
 
-    text = _line("default" if value is None else setting(value))
+    text = _line("none" if value is None else setting(value))
     return text if len(text) <= 70 else f"{text[:70]}..."

@@ -1,7 +1,7 @@
 """Which rows two sets share, which changed, and why the others are in one of them only; joined by row id.
 
-Each set is read once, and so are the rejects and held-out rows that explain it; memory is that of one partition,
-about 100 MB, whatever the sets' sizes.
+Each set is read once, and so are the rejects and held-out rows that explain it; memory is that of one part and one
+partition, whatever the sets' sizes.
 """
 
 import re

@@ -109,16 +109,18 @@ def _described(store: Store, side: Side) -> Document:
 
 def _settings(a: Side, b: Side) -> list[Document]:
     """Settings that differ, flat, operational ones left out. Example: [{"setting": "seed", "a": 42, "b": 43}]"""
-    flat_a, flat_b = (_flat(resolved(side.lock.settings(side.stage), with_operational=False)) for side in (a, b))
-    names = [name for name in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(name) != flat_b.get(name)]
-    return [{"setting": name, "a": flat_a.get(name), "b": flat_b.get(name)} for name in names]
+    one, two = (resolved(side.lock.settings(side.stage), with_operational=False) for side in (a, b))
+    return _differing(one, two)
 
 
-def _flat(values: Document, prefix: str = "") -> Document:
-    out: Document = {}
-    for key, value in values.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-        out.update(inner)
+def _differing(a: Document, b: Document, prefix: str = "") -> list[Document]:
+    out: list[Document] = []
+    for key in dict.fromkeys([*a, *b]):
+        one, two = a.get(key), b.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            out += _differing(one, two, f"{prefix}{key}.")
+        elif one != two:
+            out.append({"setting": f"{prefix}{key}", "a": one, "b": two})
     return out
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Records = npt.NDArray[Any]  # structured, with a field `key` of 64 hash bits
-PARTITION_ROWS = 1 << 20
+PARTITION_ROWS = 1 << 18
 BLOCK_ROWS = 1 << 15
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -49,7 +49,7 @@ class Partitions:
 
 
 def partition_count(rows: int) -> int:
-    """How many partitions keep each near 2^20 of `rows` records. Example: 681_000 -> 1, 3_000_000 -> 3"""
+    """How many partitions keep each near 2^18 of `rows` records. Example: 200_000 -> 1, 681_000 -> 3"""
     return max(1, -(-rows // PARTITION_ROWS))
 
 
