@@ -14,6 +14,7 @@ from pipeline.store.objects import Store
 from pipeline.store.outline import Outlined
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
+from pipeline.store.standing import is_done
 
 CHECKS = {
     "prepare": "pipeline.text.inputs:preflight",
@@ -30,7 +31,7 @@ def check_early(store: Store, lock: RunLock, options: Options) -> None:
     check_upstream(store, lock, set(inside))
     for name in inside:
         place = CHECKS.get(lock.stages[name].kind)
-        if place is None or lock.directory(store, name).manifest() is not None:
+        if place is None or is_done(store, lock, name):
             continue
         module, function = place.split(":")
         check: Callable[[Stage], None] = getattr(importlib.import_module(module), function)

@@ -11,13 +11,6 @@ if TYPE_CHECKING:
     from pipeline.store.stage import Stage
 
 
-def is_done(stage: "Stage") -> bool:
-    """Whether this run's stage has written its promotion."""
-    from pipeline.scoring import promote
-
-    return promote.is_done(stage)
-
-
 def preflight(stage: "Stage") -> None:
     """UserError when the model is no stage's output, or the scores are not its own."""
     from pipeline.scoring import promote
@@ -80,6 +73,6 @@ def promote_word(store: "Store", word: str) -> dict[str, Any]:
 def rollback_recipe(store: "Store", recipe: str | None = None, to: int | None = None) -> dict[str, Any]:
     """Promote an earlier model again; without a recipe, that of the only one that has promotions."""
     from pipeline.scoring.promote import rollback
-    from pipeline.store.named import newest_promotion
+    from pipeline.store.promotions import newest_promotion
 
     return rollback(store, recipe or str(newest_promotion(store)["recipe"]), to)

@@ -58,7 +58,7 @@ def run(
     from pipeline.recipe.load import load_recipe
     from pipeline.store import events
     from pipeline.store.probe import open_store
-    from pipeline.store.runs import create_run
+    from pipeline.store.runs import create_run, known_run
     from pipeline.store.stop import StopFlag
 
     if only and start:
@@ -70,7 +70,7 @@ def run(
     narrowed = bool(only or start) and not repin
     candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, only or list(loaded.stages))
     options = Options(tuple(only), start, parallel, verbose=verbose)
-    check_early(opened, candidate, options)
+    check_early(opened, known_run(opened, candidate) or candidate, options)
     lock = create_run(opened, candidate)
     events.say(opened, lock.run_id, "", "asked for", message=f"hanforge run {recipe}")
     stop = StopFlag()

@@ -14,7 +14,8 @@ from types import ModuleType
 from pipeline.errors import HanforgeError, Stopped, Trouble
 from pipeline.store import events
 from pipeline.store.retry import is_full, patience
-from pipeline.store.stage import Stage, check_gate
+from pipeline.store.stage import Stage
+from pipeline.store.standing import is_done
 from pipeline.version import code_version
 
 LOG = logging.getLogger("hanforge")
@@ -44,16 +45,13 @@ def run_stage(stage: Stage) -> int:
 
 def _work(stage: Stage, module: ModuleType) -> None:
     """Preflight, run, gate. A stage that is done is only judged again."""
-    is_done = getattr(module, "is_done", None)
-    if is_done(stage) if is_done else stage.directory.manifest() is not None:
+    if is_done(stage.store, stage.lock, stage.name):
         LOG.info("stage %s was done before", stage.name)
-    else:
-        if hasattr(module, "preflight"):
-            module.preflight(stage)
-        module.run(stage)
-    manifest = stage.directory.manifest()
-    if manifest is not None:
-        check_gate(stage.lock, stage.name, manifest)
+        return
+    if hasattr(module, "preflight"):
+        module.preflight(stage)
+    module.run(stage)
+    is_done(stage.store, stage.lock, stage.name)  # judges the gate
 
 
 def _unforeseen(stage: Stage, error: Exception) -> tuple[int, str]:

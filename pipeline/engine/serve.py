@@ -17,20 +17,13 @@ from pipeline.engine.server import serving
 from pipeline.engine.settings import ServeSettings
 from pipeline.errors import Trouble, UserError
 from pipeline.store.commit import Counts, dumped
-from pipeline.store.named import named_model, newest_promotion, run_output
+from pipeline.store.named import named_model, run_output
+from pipeline.store.promotions import newest_promotion, proof_key
 from pipeline.store.stage import Stage
+from pipeline.store.standing import is_done
 from pipeline.text.thinking import split_thinking
 
 SERVED_NAME = "promoted"
-
-
-def is_done(stage: Stage) -> bool:
-    """Whether a proof names the highest promotion; False when nothing is promoted yet."""
-    try:
-        highest = int(newest_promotion(stage.store, stage.recipe_name)["n"])
-    except UserError:
-        return False
-    return stage.directory.manifest() is not None and stage.store.exists(_proof_key(stage, highest))
 
 
 def preflight(stage: Stage) -> None:
@@ -41,11 +34,11 @@ def preflight(stage: Stage) -> None:
 
 def run(stage: Stage) -> None:
     """Prove that the highest promotion answers; a promotion that overtakes us meanwhile is proved next."""
-    while not is_done(stage):
+    while not is_done(stage.store, stage.lock, stage.name):
         stage.stop.raise_if_requested()
         promotion = newest_promotion(stage.store, stage.recipe_name)
         proof = _proved(stage, promotion)
-        stage.store.create(_proof_key(stage, int(promotion["n"])), dumped(proof))
+        stage.store.create(proof_key(stage.directory, int(promotion["n"])), dumped(proof))
         _commit(stage, int(promotion["n"]))
 
 
@@ -102,7 +95,7 @@ def _commit(stage: Stage, number: int) -> None:
         return
     unit = f"proof-{number}"
     local = stage.scratch() / "proof.json"
-    local.write_bytes(stage.store.read(_proof_key(stage, number)))
+    local.write_bytes(stage.store.read(proof_key(stage.directory, number)))
     stage.directory.plan(lambda: {"units": [unit]})
     part = stage.directory.write_file(unit, local, "proof.json")
     stage.directory.commit_unit(unit, {"proof": [part]}, Counts())
@@ -110,7 +103,3 @@ def _commit(stage: Stage, number: int) -> None:
     stage.directory.commit_manifest(
         [unit], {"promotion": number, **{name: proof[name] for name in ("question", "reasoning", "answer")}}
     )
-
-
-def _proof_key(stage: Stage, number: int) -> str:
-    return stage.directory.key("proofs", f"{number}.json")

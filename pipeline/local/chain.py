@@ -16,20 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.engine import serve
 from pipeline.errors import GateRefused, Stopped, Trouble, UserError
 from pipeline.recipe import models
-from pipeline.scoring import promote
 from pipeline.store import events
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
-from pipeline.store.stage import Stage, check_gate
+from pipeline.store.standing import is_done
 from pipeline.store.status import why_not_done
 from pipeline.store.stop import StopFlag
 
 LOG = logging.getLogger(__name__)
 GRACE_SECONDS = 120.0
-IS_DONE = {"promote": promote.is_done, "serve": serve.is_done}  # done by more than a manifest
 NO_RETRY = (UserError.exit_code, GateRefused.exit_code, Stopped.exit_code)
 
 
@@ -116,17 +113,6 @@ def run_chain(
             _wait(process)
 
 
-def is_done(store: Store, lock: RunLock, name: str) -> bool:
-    """Whether the stage needs no process; a done gate that refuses is GateRefused, as its process would say."""
-    ask = IS_DONE.get(lock.stages[name].kind)
-    if ask is not None:
-        return ask(Stage(store, lock, name))
-    manifest = lock.directory(store, name).manifest()
-    if manifest is not None:
-        check_gate(lock, name, manifest)
-    return manifest is not None
-
-
 def start(store: Store, lock: RunLock, name: str, verbose: bool) -> Process:
     """Start one stage's process; it is asked to stop when this process dies."""
     output = tempfile.NamedTemporaryFile(prefix=f"hanforge-{name}-", suffix=".log")  # noqa: SIM115
@@ -172,10 +158,10 @@ def _message(process: Process) -> str:
 
 
 def check_upstream(store: Store, lock: RunLock, inside: set[str]) -> None:
-    """UserError when a stage to run needs one that is neither done nor to be run."""
+    """UserError when a stage to run needs one that is neither done nor to be run; GateRefused when that one refuses."""
     for name in inside:
         for other in set(lock.stages[name].needs) - inside:
-            if lock.directory(store, other).manifest() is None:
+            if not is_done(store, lock, other):
                 raise UserError(
                     f"stage {name!r} needs {other!r}, which is not done: {why_not_done(store, lock, other)}",
                     f"Run it first: the same command with --only {other}, or without --only and --from",

@@ -15,6 +15,7 @@ from pipeline.store.named import NamedModel
 from pipeline.store.objects import Store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock, identity, reference_key
+from pipeline.store.standing import standing
 
 Document = dict[str, Any]
 
@@ -74,7 +75,7 @@ def _stage(store: Store, lock: RunLock, name: str) -> Document:
         "kind": settings.kind,
         "fingerprint": directory.fingerprint,
         "contract": type(settings).CONTRACT,
-        "done": manifest is not None,
+        "done": standing(store, lock, name).done,
         "settings": settings_shown(settings),
         "reads": [_read(store, lock, name, path, reference) for path, reference, _ in references_in(settings)],
         "rows": manifest.counts.plain() if manifest and settings.kind in ROW_KINDS else None,

@@ -17,7 +17,8 @@ from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.reporting.base_model import root_file, root_of
 from pipeline.store.inputs import Source
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, reference_key, resolve
+from pipeline.store.runs import RunLock, known_run, reference_key, resolve
+from pipeline.store.standing import standing
 from pipeline.store.status import why_not_done
 from pipeline.teacher.settings import AugmentSettings, ValidateSettings
 from pipeline.text.settings import PrepareSettings
@@ -75,7 +76,7 @@ class _Planner:
 
     def __init__(self, store: Store, lock: RunLock, known: dict[str, Profile]) -> None:
         self.store, self.lock, self.profiles = store, lock, known
-        self.manifests = {name: lock.directory(store, name).manifest() for name in lock.recipe.stages}
+        self.standing = {name: standing(store, lock, name) for name in lock.recipe.stages}
 
     def rows(self, reference: Any) -> int | None:
         """Rows behind a reference: counted when done, else what the settings promise at most."""
@@ -86,7 +87,7 @@ class _Planner:
             return None
         settings = self.lock.recipe.stages[reference.stage]
         output = models.output_name(settings, reference)
-        manifest = self.manifests[reference.stage]
+        manifest = self.standing[reference.stage].manifest
         if manifest is not None:
             return sum(part.rows for part in manifest.outputs.get(output, []))
         return self.expected(settings) if output == next(iter(type(settings).OUTPUTS)) else None
@@ -122,14 +123,15 @@ def plan_of(
     store = Store(store_url)
     absent: dict[str, str] = {}
     lock = resolve(store, recipe, overrides, None, profile, profiles_file, absent)
-    planner = _Planner(store, lock, profiles(profiles_file))
+    planner = _Planner(store, known_run(store, lock) or lock, profiles(profiles_file))
     stages = [_stage_plan(planner, name, profile, absent) for name in models.order(recipe)]
     return Plan(recipe.name, recipe.description, stages, absent)
 
 
 def _stage_plan(planner: _Planner, name: str, profile: str | None, absent: dict[str, str]) -> StagePlan:
     lock, settings = planner.lock, planner.lock.recipe.stages[name]
-    manifest = planner.manifests[name]
+    found = planner.standing[name]
+    manifest = found.manifest
     where = planner.profiles[profile or settings.profile]
     references = [reference for _, reference, _ in references_in(settings)]
     missing = [reference_key(r) for r in references if not isinstance(r, StageReference) and reference_key(r) in absent]
@@ -143,7 +145,7 @@ def _stage_plan(planner: _Planner, name: str, profile: str | None, absent: dict[
         list(lock.stages[name].needs),
         list(dict.fromkeys(_described(lock, reference) for reference in references)),
         list(type(settings).OUTPUTS),
-        manifest is not None,
+        found.done,
         why,
         card_gib=where.gpu.memory_gib if where.gpu else None,
         notes=list(dict.fromkeys(note for r in references if is_hub_id(r) and (note := licence_note(r.split("@")[0])))),

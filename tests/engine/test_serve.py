@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.engine.serve import is_done, preflight, run
+from pipeline.engine.serve import preflight, run
 from pipeline.errors import UserError
 from pipeline.recipe.load import Document, validated
 from pipeline.store.commit import Counts
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
+from pipeline.store.standing import standing
 from tests.engine.tiny import bare_checkpoint
 
 
@@ -45,6 +46,10 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     directory.commit_unit("all", {"model": directory.write_directory("all", model)}, Counts())
     directory.commit_manifest(["all"])
     return Stage(store, lock, "serve")
+
+
+def is_done(stage: Stage) -> bool:
+    return standing(stage.store, stage.lock, stage.name).done
 
 
 def promote(store: Store, lock: RunLock, number: int) -> None:

@@ -19,6 +19,7 @@ from pipeline.store import events
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter
+from pipeline.store.promotions import proof_key
 from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
 from pipeline.teacher.quality import Quality
@@ -60,6 +61,10 @@ stages:
   promote: {kind: promote, model: {stage: merge2}, scores: {stage: score2}, limits: {data.on.exact: {min: 0.5}}}
   serve: {kind: serve, promotion: {stage: promote}}
 """
+CONFIG = {
+    "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1,
+    "vocab_size": 64,
+}  # fmt: skip
 TOKENIZER = {  # a word or a run of marks is a token
     "version": "1.0", "truncation": {"max_length": 4, "stride": 0, "strategy": "LongestFirst", "direction": "Right"},
     "padding": None, "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
@@ -77,7 +82,7 @@ def new_run(folder: Path, recipe: str = RECIPE) -> tuple[Store, RunLock]:
     _write_raw(folder / "store/inputs/raw")
     for name in ("base", "teacher"):
         (folder / f"store/inputs/{name}").mkdir(parents=True)
-        (folder / f"store/inputs/{name}/config.json").write_text('{"model_type": "llama"}')
+        (folder / f"store/inputs/{name}/config.json").write_text(orjson.dumps(CONFIG).decode())
         (folder / f"store/inputs/{name}/tokenizer.json").write_text(orjson.dumps(TOKENIZER).decode())
     (folder / "recipe.yaml").write_text(recipe, "utf-8")
     return store, create_run(store, resolve(store, load_recipe(str(folder / "recipe.yaml"))))
@@ -288,7 +293,7 @@ def _prediction(asked: Asked, thinking: bool, skill: float, number: int) -> dict
 
 def _promote(store: Store, lock: RunLock, name: str) -> None:
     directory, scores = lock.directory(store, name), lock.directory(store, "score2").manifest()
-    record = {"recipe": lock.recipe.name, "n": 1, "run": lock.run_id, "stage": "merge2"}
+    record = {"recipe": lock.recipe.name, "n": 1, "run": lock.run_id, "stage": "merge2", "by": name}
     store.create(f"promotions/{lock.recipe.name}/1.json", orjson.dumps(record))
     directory.commit_unit("promotion", {}, Counts())
     directory.commit_manifest(["promotion"], {**record, "scores": scores.measurements["scores"] if scores else {}})
@@ -303,6 +308,7 @@ def _serve(store: Store, lock: RunLock, name: str) -> None:
         "reasoning": "1단계: 소개합니다.",
         "answer": f"안녕하세요. {HOSTILE}",
     }
+    store.create(proof_key(directory, 1), orjson.dumps(measured))
     directory.commit_manifest(["proof"], measured)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from pipeline.errors import GateRefused, UserError
-from pipeline.scoring.promote import Candidate, promote, promotions, rollback
+from pipeline.scoring.promote import Candidate, promote, rollback
 from pipeline.scoring.verdict import Bound
 from pipeline.store.commit import Counts
-from pipeline.store.named import named_model, newest_promotion
+from pipeline.store.named import named_model
 from pipeline.store.objects import Store
+from pipeline.store.promotions import newest_promotion, promotions
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage, check_gate
+from pipeline.store.standing import is_done
 from tests.merging.stages import commit_folder, locked
 
 LIMITS = {"data.off.exact": Bound(min=0.9)}
@@ -107,11 +109,11 @@ def test_the_stage_promotes_once_for_its_run(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path / 'store'}")
     lock = chain(store, tmp_path, limits={"data.off.exact": {"min": 0.9}})
     stage = Stage(store, lock, "promote")
-    assert not job.is_done(stage)
+    assert not is_done(store, lock, "promote")
     job.preflight(stage)
     job.run(stage)
     job.run(Stage(store, lock, "promote"))
-    assert job.is_done(stage)
+    assert is_done(store, lock, "promote")
     (record,) = promotions(store, "demo")
     assert (record["run"], record["stage"], record["by"]) == (lock.run_id, "merge2", "promote")
     assert named_model(store, "promoted").stage == "merge2"
@@ -130,7 +132,7 @@ def test_a_reader_with_a_stricter_limit_is_refused_by_the_stored_scores(tmp_path
     strict = chain(store, tmp_path, limits={"data.off.exact": {"min": 0.99}})
     assert strict.stages["promote"].fingerprint == lock.stages["promote"].fingerprint
     stage = Stage(store, strict, "promote")
-    assert not job.is_done(stage)
+    assert not is_done(store, strict, "promote")
     with pytest.raises(GateRefused, match=r"0.040 under"):
         job.run(stage)
     manifest = strict.directory(store, "promote").manifest()
