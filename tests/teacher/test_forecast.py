@@ -56,3 +56,36 @@ def test_shares_and_means_have_honest_ends() -> None:
     assert mean_of([7.0] * 5, 1) == (7.0, 7.0, 7.0)
     low, high = mean_of([float(number) for number in range(100)], 1)[1:]
     assert 43 < low < 46 and 53 < high < 56
+
+
+def batched(lengths: list[int], level: int, step: tuple[float, float], prefill: float) -> list[Timed]:
+    """An engine that batches without pause: a step takes a + b x running seconds and makes a token for each; a prompt's
+    `prefill` seconds hold up everybody. At most `level` requests are in flight."""
+    waiting, running, out = list(enumerate(lengths))[::-1], dict[int, tuple[float, int]](), []
+    now = 0.0
+    while waiting or running:
+        began = now
+        while waiting and len(running) < level:
+            number, length = waiting.pop()
+            running[number] = (began, length)
+            now += prefill
+        now += step[0] + step[1] * len(running)
+        for number, (start, left) in list(running.items()):
+            running[number] = (start, left - 1)
+            if left == 1:
+                out.append(Timed(start, now, lengths[number]))
+                del running[number]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("step", "prefill"), [((0.005, 0.00005), 0.016), ((0.025, 0.0002), 0.1)], ids=["small model", "large model"]
+)
+def test_64_samples_foretell_an_engine_that_batches(step: tuple[float, float], prefill: float) -> None:
+    rng = random.Random(11)
+    every = [max(1, int(rng.lognormvariate(5.5, 0.6))) for _ in range(1600)]
+    ends = sorted(answer.ended for answer in batched(every, 64, step, prefill))
+    truth = (ends[1300] - ends[300]) / 1000
+    ranges = [seconds_each(batched(rng.sample(every, 64), 64, step, prefill), trial) for trial in range(20)]
+    assert sum(found.value for found in ranges) / 20 == pytest.approx(truth, rel=0.1)
+    assert sum(found.low <= truth <= found.high for found in ranges) >= 16

@@ -62,6 +62,15 @@ def test_what_a_trial_said_refuses_the_whole_without_asking(store: Store, server
     assert asked(server) == before
 
 
+def test_another_worker_refuses_what_one_has_seen(store: Store, server: OpenAIServer) -> None:
+    server.control(latency_seconds=0.02)
+    refusal(stage_of(store, SILENT, stop_if=RULE, unit_rows=16))
+    paid = asked(server)
+    lock = stage_of(store, SILENT, stop_if=RULE, unit_rows=16).lock
+    assert "tag_rate_below" in refusal(Stage(store, lock, "augment", index=1, of=2))
+    assert asked(server) == paid
+
+
 def test_answers_to_another_prompt_do_not_count(store: Store, server: OpenAIServer) -> None:
     augmented(store, prepared_rows(100, marks=SILENT))
     run(stage_of(store, SILENT, stop_if=RULE, prompt="{question} 왜냐하면? {answer}", count=50))
