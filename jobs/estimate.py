@@ -68,10 +68,8 @@ def estimate(
     if as_json:
         document = {"run": lock.run_id, "stage": name, "profile": where, **found.plain()}
         typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
-        return
-    typer.echo(f"{name} of run {lock.run_id}, profile {where}")
-    for line in described(found):
-        typer.echo(f"  {line}")
+    else:
+        typer.echo("\n  ".join([f"{name} of run {lock.run_id}, profile {where}", *described(found)]))
 
 
 def _stage_of(recipe: "Recipe", stage: str | None) -> str:

@@ -15,6 +15,7 @@ from tests.servers.s3 import S3Server
 
 COMMANDS = (
     "run stage recipes render schema plan status logs why report lineage chat promote engine export fetch gc doctor"
+    " estimate peek"
 )
 
 
