@@ -8,6 +8,7 @@ Particles stick to it and writers space it as they like (할 수 있다, 할수�
 change every n-gram around it. Thirteen syllables are four to five eojeol, about six words of English.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -101,29 +102,41 @@ def _batches(parts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
 def _hashed(texts: list[str], n: int) -> Grams:
     """`ngram_hashes` of texts that fit one batch.
 
-    A span's hash is sum(value * base^place) mod 2^64, moved to place 0: one running sum gives it for every span, first
-    of characters (the units), then of units (the n-grams). An odd base has an inverse mod 2^64.
+    A span's hash is sum(value * base^place) mod 2^64, moved to place 0: one running sum gives it for every span. An odd
+    base has an inverse mod 2^64.
     """
-    kinds, character_values, power, inverse = _tables()
-    joined = "\0".join(texts)
-    codes = np.minimum(np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32), _CODES)
-    letters = np.flatnonzero(kinds[codes])
-    codes = codes[letters]
-    kind = kinds[codes]
-    begins = np.ones(len(letters), bool)
-    begins[1:] = (kind[1:] == _ALONE) | (kind[:-1] == _ALONE) | (np.diff(letters) > 1)
-    first = np.flatnonzero(begins)
-    sums = _running_sums(character_values[codes] * power[: len(codes)])
-    values = _finished((sums[np.append(first[1:], len(codes))] - sums[first]) * inverse[first])
-    sums = _running_sums(values * power[: len(values)])
     text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
-    unit_begins = np.searchsorted(letters[first], text_begins)
-    lengths = np.diff(unit_begins)
-    counts = np.where(lengths > 0, np.maximum(lengths - n + 1, 1), 0)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    begin = np.arange(starts[-1]) + np.repeat(unit_begins[:-1] - starts[:-1], counts)
-    end = begin + np.repeat(np.minimum(lengths, n), counts)
-    return Grams(_finished((sums[end] - sums[begin]) * inverse[begin]), starts)
+    values, places = _unit_values("\0".join(texts))
+    *_, power, inverse = _tables()
+    sums = _running_sums(values * power[: len(values)])
+    windows = _finished((sums[n:] - sums[:-n]) * inverse[: max(len(sums) - n, 0)])
+    edges = np.searchsorted(places, text_begins).tolist()
+    found = []
+    for begin, end in itertools.pairwise(edges):
+        if end - begin >= n:
+            found.append(windows[begin : end - n + 1])
+        else:
+            whole = slice(begin, min(begin + 1, end))  # none of a text without units
+            found.append(_finished((sums[end] - sums[whole]) * inverse[whole]))
+    return Grams(np.concatenate(found), np.cumsum([0, *map(len, found)]))
+
+
+def _unit_values(text: str) -> tuple[Hashes, Positions]:
+    """The value of every unit of a text and where it begins. A character alone has its own, a run that of its span."""
+    kinds, values, power, inverse = _tables()
+    codes = np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), _CODES)
+    kind = kinds[codes]
+    begins = kind != _DROPPED
+    begins[1:] &= (kind[1:] == _ALONE) | (kind[:-1] != _IN_RUN)
+    first = np.flatnonzero(begins)
+    found = values[codes[first]]
+    runs = np.flatnonzero(kind[first] == _IN_RUN)
+    letters = np.flatnonzero(kind == _IN_RUN)
+    if len(runs):
+        sums = _running_sums(values[codes[letters]] * power[: len(letters)])
+        edges = np.append(np.flatnonzero(begins[letters]), len(letters))
+        found[runs] = (sums[edges[1:]] - sums[edges[:-1]]) * inverse[edges[:-1]]
+    return _finished(found), first
 
 
 def _running_sums(values: Hashes) -> Hashes:

@@ -3,7 +3,7 @@
 A prompt of such a set is met when a row shares the declared part of the prompt's distinct n-grams, wherever they stand
 in the row's turns (the system turn aside). N-grams that stand in more than 10 prompts are a set's own phrases ("다음
 글을 읽고 물음에 답하세요"), no prompt's content, and do not count, as GPT-3 left out what is that common. The index is
-files that every worker process maps: 12 bytes an n-gram and place, and a table of 32 MB at most that answers for
+files that every worker process maps: 12 bytes an n-gram and place, and a table of 16 MB at most that answers for
 nearly every other n-gram with one look.
 """
 
@@ -25,7 +25,8 @@ from pipeline.text.settings import Columns, OverlapNgrams
 
 COMMON_PROMPTS = 10  # an n-gram of more prompts says nothing about any of them
 _SHOWN_CHARS = 600
-_TABLE_BITS = (16, 25)  # the table's least and most entries, as powers of two
+_TABLE_BITS = (13, 24)  # the table's least and most bytes, as powers of two
+_BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
 class Prompt(NamedTuple):
@@ -58,8 +59,8 @@ class Match(NamedTuple):
 class OverlapIndex:
     """The n-grams of all prompts: sorted hashes, and for hash i the prompts prompts[starts[i]:starts[i + 1]].
 
-    `of` is each prompt's number of distinct n-grams that count, `needed` how many of them are too many; `table` says
-    of the first bits of a hash whether any hash here has them.
+    `of` is each prompt's number of distinct n-grams that count, `needed` how many of them are too many; the bits of
+    `table` say of the first bits of a hash whether any hash here has them.
     """
 
     rule: OverlapNgrams
@@ -68,7 +69,7 @@ class OverlapIndex:
     prompts: npt.NDArray[np.uint32]
     of: npt.NDArray[np.uint32]
     needed: npt.NDArray[np.uint32]
-    table: npt.NDArray[np.bool_]
+    table: npt.NDArray[np.uint8]
     folder: Path
 
     def size(self) -> dict[str, int]:
@@ -117,8 +118,8 @@ class OverlapIndex:
 
     def _hits(self, values: Hashes) -> tuple[Positions, Positions]:
         """Positions in `values` that hold a known hash, and where it stands among `hashes`."""
-        shift = np.uint64(64 - (len(self.table) - 1).bit_length())
-        maybe = np.flatnonzero(self.table[values >> shift])
+        bits = (values >> _shift(len(self.table))).astype(np.uint32)
+        maybe = np.flatnonzero(self.table[bits >> np.uint32(3)] & _BIT[bits & np.uint32(7)])
         places = np.searchsorted(self.hashes, values[maybe])
         known = self.hashes[np.minimum(places, len(self.hashes) - 1)] == values[maybe]
         return maybe[known], places[known]
@@ -187,13 +188,18 @@ def _needed(of: npt.NDArray[np.uint32], rule: OverlapNgrams) -> npt.NDArray[np.u
     return needed
 
 
-def _table(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    """Sixty-four entries a hash where that many are allowed: at most one foreign n-gram in 64 is looked for in vain."""
+def _table(hashes: Hashes) -> npt.NDArray[np.uint8]:
+    """Sixty-four bits a hash where that many are allowed: at most one foreign n-gram in 64 is looked for in vain."""
     least, most = _TABLE_BITS
-    bits = min(max((64 * max(len(hashes), 1) - 1).bit_length(), least), most)
-    table = np.zeros(1 << bits, np.bool_)
-    table[hashes >> np.uint64(64 - bits)] = True
+    table = np.zeros(1 << min(max((8 * max(len(hashes), 1) - 1).bit_length(), least), most), np.uint8)
+    bits = hashes >> _shift(len(table))
+    np.bitwise_or.at(table, bits >> np.uint64(3), _BIT[bits & np.uint64(7)])
     return table
+
+
+def _shift(table_bytes: int) -> np.uint64:
+    """How far a hash is shifted to number one of the table's bits."""
+    return np.uint64(64 - 3 - (table_bytes - 1).bit_length())
 
 
 def _spoken(text: str, number: int, n: int) -> str:
