@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -91,7 +91,7 @@ class AnswerCache:
         if key in self:
             return
         kind = "answer" if isinstance(outcome, Answer) else "failure"
-        line = orjson.dumps({"key": key, **asdict(asked), kind: asdict(outcome)})
+        line = orjson.dumps({"key": key, **vars(asked), kind: outcome})
         with self._lock:
             self._pending[key] = line
 
