@@ -25,16 +25,12 @@ class Replicas:
 
     def __init__(self, endpoints: Sequence[Endpoint], settings: ClientSettings, check: Callable[[], None]) -> None:
         self.all = [Replica(endpoint, settings) for endpoint in endpoints]
+        self.in_flight = 0  # requests that hold a place anywhere
         self._settings = settings
         self._check = check
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._watchers: list[asyncio.Task[None]] = []
         self._error: HanforgeError | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that hold a place anywhere."""
-        return sum(replica.in_flight for replica in self.all)
 
     async def place(self, beside: Replica | None = None, at: Replica | None = None) -> Replica:
         """Wait for room and take it: at the least loaded endpoint, `at` this one if it has room, and not `beside`
@@ -52,11 +48,13 @@ class Replicas:
                 raise
             found = self._choice(beside, at)
         found.in_flight += 1
+        self.in_flight += 1
         return found
 
     def free(self, replica: Replica) -> None:
         """Give a place back."""
         replica.in_flight -= 1
+        self.in_flight -= 1
         self.wake()
         pause = replica.resumes - time.monotonic()
         if pause > 0:
@@ -64,6 +62,8 @@ class Replicas:
 
     def wake(self) -> None:
         """Let as many that wait go on as there is room for."""
+        if not self._waiting:
+            return
         room = len(self._waiting) if self._error else min(self._most - self.in_flight, self._room())
         while self._waiting and room > 0:
             turn = self._waiting.popleft()

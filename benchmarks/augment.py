@@ -1,0 +1,220 @@
+"""augment beside its peers: python -m benchmarks.augment [--samples N] [--in-flight 512] [--memory N] [--vllm]
+
+Speed: a scripted endpoint in its own process, latencies log-normal around 2 s, shares core 0 with each client in turn.
+Ours is the whole stage (plan, requests, names, checks, stored answers, rows, manifest); the others only ask and write
+answers down. --memory: resident memory over so many samples at a tenth of the latency. --vllm: tokens a second against
+a real vLLM on this CPU beside vLLM's own benchmark client, the same prompts and lengths, in turns.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import orjson
+
+from benchmarks.augment_peers import PACKAGES, WAYS
+from benchmarks.prepare import WORDS
+from pipeline.engine.server import serving
+from pipeline.engine.settings import EngineSettings
+from pipeline.store.cache import cache_folder
+from pipeline.teacher.compose import request_body
+from pipeline.teacher.reading import Piece, read_row
+from pipeline.teacher.settings import AugmentSettings
+from tests.servers.openai_endpoint import openai_server
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = {
+    "ours": "",
+    "openai": "names, journal, checks, rows",
+    "openai-aiohttp": "names, journal, checks, rows",
+    "distilabel": "names, journal, checks, earlier turns",
+}
+TURNS = 3
+
+
+def write_rows(path: Path, count: int, words: tuple[int, int] = (40, 160)) -> None:
+    """Prepared rows: a question and an answer in Korean of so many words. The same arguments give the same file."""
+    rng = random.Random(11)
+    with path.open("wb") as file:
+        for number in range(count):
+            question = " ".join(rng.choices(WORDS, k=rng.randrange(*words)))
+            messages = [
+                {"role": "user", "content": f"{number}번: {question}?"},
+                {"role": "assistant", "content": " ".join(rng.choices(WORDS, k=40))},
+            ]
+            row = {"messages": messages, "source": f"s{number % 7}", "id": f"{number:032x}", "origin": f"s:{number}"}
+            file.write(orjson.dumps(row) + b"\n")
+
+
+def write_requests(rows: Path, path: Path) -> None:
+    """The requests that our stage makes of these rows, for the others to send."""
+    settings = AugmentSettings.model_validate({"source": str(rows), "teacher": {"served_model_name": "teacher"}})
+    piece = Piece(rows.name, rows.stem, None, lambda: iter(()))
+    with rows.open("rb") as source, path.open("wb") as file:
+        for number, line in enumerate(source, 1):
+            file.write(orjson.dumps(request_body(read_row(piece, number, line.rstrip(b"\n")), settings)) + b"\n")
+
+
+def peers_python() -> Path:
+    """The Python of an environment of the peers' own, made when it is not there."""
+    folder = cache_folder() / "benchmarks" / "augment"
+    python = folder / "bin" / "python"
+    stamp = folder / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != "\n".join(PACKAGES):
+        subprocess.run(["uv", "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *PACKAGES], check=True)
+        stamp.write_text("\n".join(PACKAGES))
+    return python
+
+
+def answer_of(words: list[str], core: int | None) -> dict[str, Any]:
+    """Run a client and read the JSON that it prints last."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    environment.pop("HANFORGE_TEACHER_ENDPOINT", None)
+    environment["BENCHMARK_CORE"] = "" if core is None else str(core)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)[:200]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def ours(
+    urls: list[str], rows: Path, out: Path, settings: dict[str, Any], core: int | None = 0, **more: Any
+) -> dict[str, Any]:
+    """Our stage on these rows."""
+    given = {"urls": urls, "rows": str(rows), "out": f"file://{out}", "settings": settings, **more}
+    return answer_of([sys.executable, "-m", "benchmarks.augment_ours", json.dumps(given)], core)
+
+
+@contextlib.contextmanager
+def teacher(latency_seconds: float, core: int | None = 0) -> Iterator[str]:
+    """The scripted endpoint, on one core; its URL."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    with openai_server() as server:
+        os.sched_setaffinity(0, before)
+        server.control(latency_seconds=latency_seconds, latency_sigma=0.3, steps=8)
+        yield server.url
+
+
+def speed(folder: Path, samples: int, in_flight: int, ways: list[str]) -> None:
+    """The table of ours and the peers."""
+    rows, requests = folder / "rows.jsonl", folder / "requests.jsonl"
+    write_rows(rows, samples)
+    write_requests(rows, requests)
+    found: dict[str, dict[str, Any]] = {}
+    for way in ways:
+        with teacher(1.9) as url:
+            if way == "ours":
+                found[way] = ours([url], rows, folder / way, {"client": {"concurrency": in_flight}})
+            else:
+                words = [str(peers_python()), "-m", "benchmarks.augment_peers", way, url, str(requests)]
+                found[way] = answer_of([*words, str(folder / f"{way}.jsonl"), str(in_flight)], 0)
+    print(f"\n{samples:,} samples, {in_flight} in flight, latency 2.0 s on average, server and client on one core\n")
+    print("| client | samples | samples/s | CPU ms each | ratio of CPU | leaves out |\n|---|---|---|---|---|---|")
+    for way, numbers in found.items():
+        each = 1000 * numbers["cpu_seconds"] / numbers["samples"]
+        ratio = each / (1000 * found["ours"]["cpu_seconds"] / found["ours"]["samples"]) if "ours" in found else 1.0
+        rate = numbers["samples"] / numbers["seconds"]
+        print(f"| {way} | {numbers['samples']:,} | {rate:.0f} | {each:.2f} | {ratio:.1f} | {LEFT_OUT[way]} |")
+
+
+def memory(folder: Path, samples: int, in_flight: int) -> None:
+    """Resident memory of our stage while it grows."""
+    rows = folder / "many.jsonl"
+    write_rows(rows, samples)
+    with teacher(0.19, core=None) as url:
+        found = ours([url], rows, folder / "memory", {"client": {"concurrency": in_flight}}, core=None)
+    each = 1000 * found["cpu_seconds"] / found["samples"]
+    print(f"\n{samples:,} samples, {in_flight} in flight, latency 0.2 s, both cores: ", end="")
+    print(f"{found['samples'] / found['seconds']:.0f} samples/s, {each:.2f} ms of CPU each\n")
+    print("| samples done | resident MB |\n|---|---|")
+    for mark, mb in found["mb"].items():
+        print(f"| {int(mark):,} | {mb:.0f} |")
+
+
+def checkpoint() -> Path:
+    """SmolLM2-135M-Instruct in the cache, converted when it is not there."""
+    folder = cache_folder() / "benchmarks" / "smollm2"
+    if not (folder / "tokenizer.json").exists():
+        subprocess.run([sys.executable, str(ROOT / "examples/smollm/convert.py"), str(folder)], check=True)
+    return folder
+
+
+def vllm(folder: Path, samples: int, tokens: int) -> None:
+    """Tokens a second of our stage and of vLLM's own benchmark client, in turns on one server."""
+    rows, prompts, model = folder / "rows.jsonl", folder / "prompts.jsonl", checkpoint()
+    write_rows(rows, samples, words=(8, 30))
+    questions = [orjson.loads(line)["messages"][0]["content"] for line in rows.open("rb")]
+    prompts.write_bytes(b"".join(orjson.dumps({"prompt": question}) + b"\n" for question in questions))
+    engine = EngineSettings(max_model_len=1024, dtype="float32", extra_args=["--no-enable-prefix-caching"])
+    sampling = {"max_tokens": tokens, "temperature": 0.0, "top_p": None, "seed": None, "enable_thinking": None}
+    settings = {"prompt": "{question}", "sampling": sampling}
+    rates: dict[str, list[float]] = {"ours": [], "vllm bench serve": []}
+    with serving(model, engine, served_name="teacher", log=folder / "vllm.log") as server:
+        its_own(server.url, prompts, model, min(samples, 16), tokens, folder)  # to warm it up
+        for turn in range(TURNS):
+            out = folder / f"ours{turn}"
+            found = ours([server.url], rows, out, settings, core=None, ignore_eos=True)
+            rates["ours"].append(samples * tokens / found["seconds"])
+            rates["vllm bench serve"].append(its_own(server.url, prompts, model, samples, tokens, folder))
+    print(f"\nSmolLM2-135M, float32, {samples} prompts, {tokens} tokens each, {TURNS} turns on one server\n")
+    print("| client | tokens/s, each turn | median | share |\n|---|---|---|---|")
+    base = median(rates["vllm bench serve"])
+    for way, each in rates.items():
+        turns = ", ".join(f"{rate:.0f}" for rate in each)
+        print(f"| {way} | {turns} | {median(each):.0f} | {100 * median(each) / base:.1f} % |")
+
+
+def its_own(url: str, prompts: Path, model: Path, samples: int, tokens: int, folder: Path) -> float:
+    """Output tokens a second as `vllm bench serve` counts them, everything sent at once."""
+    result = folder / "bench.json"
+    words = ["bench", "serve", "--backend", "openai-chat", "--base-url", url.removesuffix("/v1")]
+    words += ["--endpoint", "/v1/chat/completions", "--model", str(model), "--served-model-name", "teacher"]
+    words += ["--dataset-name", "custom", "--dataset-path", str(prompts), "--skip-chat-template", "--disable-shuffle"]
+    words += ["--num-prompts", str(samples), "--custom-output-len", str(tokens), "--ignore-eos", "--temperature", "0"]
+    words += ["--disable-tqdm", "--save-result", "--result-dir", str(folder), "--result-filename", result.name]
+    program = Path(sys.executable).with_name("vllm")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([str(program), *words], capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"vllm bench serve ended with {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+    found = orjson.loads(result.read_bytes())
+    if found["completed"] != samples or found["total_output_tokens"] != samples * tokens:
+        sys.exit(f"vllm bench serve did {found['completed']} of {samples}, {found['total_output_tokens']} tokens")
+    return float(found["output_throughput"])
+
+
+def main() -> None:
+    """Print the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, help="speed: 8,000; --vllm: 96")
+    parser.add_argument("--in-flight", type=int, default=512)
+    parser.add_argument("--ways", nargs="+", default=["ours", *WAYS], choices=["ours", *WAYS])
+    parser.add_argument("--memory", type=int, metavar="N", help="resident memory over N samples, nothing else")
+    parser.add_argument("--vllm", action="store_true", help="beside vLLM's own benchmark client, nothing else")
+    parser.add_argument("--tokens", type=int, default=96, help="--vllm: tokens of each answer")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hanforge-bench-") as name:
+        folder = Path(name)
+        if arguments.vllm:
+            vllm(folder, arguments.samples or 96, arguments.tokens)
+        elif arguments.memory:
+            memory(folder, arguments.memory, arguments.in_flight)
+        else:
+            speed(folder, arguments.samples or 8_000, arguments.in_flight, arguments.ways)
+
+
+if __name__ == "__main__":
+    main()
