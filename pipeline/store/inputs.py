@@ -8,7 +8,9 @@ import builtins
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
@@ -90,10 +92,16 @@ def look_at(url: str, name: str) -> Source:
     url = normal_url(url) if not any(mark in url for mark in MAGIC) else _normal_glob(url)
     filesystem, path = _filesystem(url)
     found, base = _retried(f"cannot list {url}", filesystem, lambda: _listed(filesystem, path))
-    files = [
-        SourceFile(_relative(item, base), _url(url, item), int(info["size"] or 0), _tag(url, item, info))
+    items = [
+        (item, info)
         for item, info in sorted(found.items())
         if info["type"] == "file" and not item.rsplit("/", 1)[-1].startswith((".", "_MANIFEST.json"))
+    ]
+    with ThreadPoolExecutor() as pool:
+        tags = list(pool.map(lambda entry: _tag(url, *entry), items))
+    files = [
+        SourceFile(_relative(item, base), _url(url, item), int(info["size"] or 0), tag)
+        for (item, info), tag in zip(items, tags, strict=True)
     ]
     if not files:
         raise MissingInput(f"input {name!r}: nothing at {url}", "Put the files there, or override it: --input NAME=URL")
@@ -104,8 +112,10 @@ def look_at(url: str, name: str) -> Source:
 
 def check_unchanged(files: Iterable[SourceFile]) -> None:
     """UserError when a file is not what the run was locked with: its workers would read different things."""
-    for file in filter(lambda file: file.bytes, files):
-        now = look_at(file.url, file.name).files[0]
+    present = [file for file in files if file.bytes]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda file: look_at(file.url, file.name).files[0], present))
+    for file, now in zip(present, found, strict=True):
         if (now.bytes, now.tag) != (file.bytes, file.tag):
             raise UserError(
                 f"{file.url} changed since the run was locked: {file.bytes} bytes then, {now.bytes} bytes now",
@@ -136,13 +146,20 @@ def _relative(item: str, base: str) -> str:
 
 def _tag(url: str, path: str, info: dict[str, Any]) -> str:
     if urlsplit(url).scheme == "file":
-        return f"sha256:{file_sha256(Path(path))}"
+        now = Path(path).stat()
+        return _content_tag(path, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
     for key in ("VersionId", "ETag", "etag", "md5Hash", "content_md5", "version_id"):
         if info.get(key) and info[key] != "null":
             return f"{key.lower()}:{str(info[key]).strip(chr(34))}"
     raise UserError(
         f"{url}: the store gives no ETag or version for {path}", "Mirror the data into an s3:// or file:// store"
     )
+
+
+@lru_cache(1 << 16)
+def _content_tag(path: str, *state: int) -> str:
+    """The content's identity, computed once a process as long as size, times and inode stay what they are."""
+    return f"sha256:{file_sha256(Path(path))}"
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

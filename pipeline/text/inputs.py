@@ -47,7 +47,7 @@ def input_files(stage: Stage) -> list[InputFile]:
         name = re.sub(r"^input:", "", rows.name).rstrip("/").rsplit("/", 1)[-1]
         front = f"{name}/" if len(references) > 1 or upstream else ""
         found.extend(InputFile(file, front + file.name, upstream) for file in readable)
-    return sorted(found, key=lambda entry: (entry.origin, entry.file.url))
+    return sorted(found, key=lambda entry: (entry.plain_origin, entry.file.url))
 
 
 def _check_files(name: str, readable: Sequence[SourceFile], every: list[str]) -> None:

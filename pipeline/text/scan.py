@@ -3,7 +3,7 @@
 The result of a unit depends on its bytes and the rules alone, so whoever scans it, and how often, changes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,7 @@ class _Scanner:
         self._examiner = FastExaminer(rules, source)
         self._records = bytearray()
         self._sources: dict[str, int] = {}
-        self._before = self._lines = self._blank = 0  # lines before this piece; lines and blank lines in it
+        self._before = self._lines = self._blank = 0  # lines before this piece; lines and blank lines since
         self._pieces = 0
 
     @property
@@ -92,28 +92,30 @@ class _Scanner:
     def add(self, block: Block) -> None:
         """Add a block's lines."""
         if block.skipped:
-            self._append(Judged("too_long_line", self._stem, NO_KEY, 0, False), block.offset, block.skipped)
-            self._lines += 1
+            self._append([Judged("too_long_line", self._stem, NO_KEY, 0, False)], [block.skipped], block.offset)
             return
-        offset = block.offset
-        data = without_bom(block.data, offset)
-        mark = len(block.data) - len(data)  # bytes of a byte order mark, part of the first line as it is stored
+        data = without_bom(block.data, block.offset)
         lines = data.split(b"\n")
-        for line, judged in zip(lines, self._examiner.judged(data, lines), strict=True):
-            length = len(line) + mark
-            if judged.reason and (not line or line.isspace()):
+        judged = self._examiner.judged(data, lines)
+        lengths = [*map(len, lines)]
+        lengths[0] += len(block.data) - len(data)  # a byte order mark is part of the first line as it is stored
+        blank = {place for place, one in enumerate(judged) if one[0] and (not lines[place] or lines[place].isspace())}
+        self._append(judged, lengths, block.offset, blank)
+
+    def _append(self, judged: list[Judged], lengths: list[int], offset: int, blank: Container[int] = ()) -> None:
+        """Add one record a line, none for those that are blank."""
+        records, sources, first = self._records, self._sources, self._before + self._lines
+        for place, (one, length) in enumerate(zip(judged, lengths, strict=True)):
+            if one[0] and place in blank:
                 self._blank += 1
             else:
-                self._append(judged, offset, length)
-            self._lines += 1
+                reason, source, key, chars, multi, prompt, opening = one
+                number = sources.setdefault(source, len(sources))
+                stored = length if length < LENGTH_LIMIT else LENGTH_LIMIT
+                code = CODES[reason]
+                records += pack_record(key, prompt, opening, offset, stored, first + place, chars, number, code, multi)
             offset += length + 1
-            mark = 0
-
-    def _append(self, judged: Judged, offset: int, length: int) -> None:
-        reason, source, key, chars, multi, prompt, opening = judged
-        number = self._sources.setdefault(source, len(self._sources))
-        length, line = min(length, LENGTH_LIMIT), self._before + self._lines
-        self._records += pack_record(key, prompt, opening, offset, length, line, chars, number, CODES[reason], multi)
+        self._lines += len(judged)
 
     def piece(self) -> Scanned:
         """The next piece, with all lines since the one before it."""

@@ -18,9 +18,9 @@ from tests.text.stages import chat
 BARE = Rules(exclude=frozenset({"no"}), max_row_bytes=500, max_chars=60)
 OVERLAP = Rules(prompts=True, overlap=frozenset(prompt_hashes([("user", "겹침"), ("assistant", "")])))
 PIECES = [
-    "가나", "漢字", "한자(漢字)", "今天天气很好", "hello", " ", "", "\x00", "\x7f", "\\", '"', "\n", "\r\n", "\t", "\b", "/",
-    "</", "겹침", "、ㅋ", "\u3000", "\u200b", "\u0085", "\x1c", "\ufeff", "\U00020000", "𝓐", "é", "߿", "ࠀ", "힣", "\ud7ff",
-    "\ue000", "\U0010ffff", "%b",
+    "가나", "漢字", "한자(漢字)", "今天天气很好", "hello", " ", "", "\x00", "\x7f", "\\", '"', "\n", "\r\n", "\t", "\b",
+    "/", "</", "겹침", "、ㅋ", "\u3000", "\u200b", "\u0085", "\x1c", "\ufeff", "\U00020000", "𝓐", "é", "߿", "ࠀ",
+    "힣", "\ud7ff", "\ue000", "\U0010ffff", "%b",
 ]  # fmt: skip
 ESCAPES = ["\\u6f22", "\\/", "\\ud800", "\\udc00\\ud800", "\\u0000", "\\q", "\\u12", "\\u0020"]
 SOURCES = ['"no"', '"예"', '""', "null", '"a\\nb"']
