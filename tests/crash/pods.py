@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,27 +140,35 @@ class Killed:
     doubled: int = 0
 
 
-def killed_until_done(world: World, store: Store, stage: str, of: int, kills: int, rng: random.Random) -> Killed:
-    """Keep `of` pods going and kill random ones at random instants, up to `kills`, until all pods have ended well."""
+def killed_until_done(
+    world: World, store: Store, stage: str, of: int, kills: int, rng: random.Random, requests: Callable[[], int]
+) -> Killed:
+    """Keep `of` pods going and kill random ones, up to `kills`, until all pods have ended well.
+
+    `requests` says how many requests the store has had: an instant is a number of requests, so that kills fall all over
+    the work however slow the machine is. A pod makes about 15 before its first unit.
+    """
     world.before(store, stage)
     found = Killed()
-    pods: dict[int, tuple[Child, float]] = {}
+    pods: dict[int, Child] = {}
     open_indices = set(range(of))
-    reach = world.seconds[stage] * max(1.0, of / 2)  # seconds that a pod needs here, roughly
+    next_kill = requests() + rng.randint(1, 12 * of)
     while open_indices:
         for index in sorted(open_indices - set(pods)):
-            pods[index] = (world.start(store, stage, index, of), time.monotonic() + rng.random() * reach)
+            pods[index] = world.start(store, stage, index, of)
             found.started += 1
-        time.sleep(0.01)
-        for index, (pod, doomed_at) in list(pods.items()):
+        time.sleep(0.002)
+        if found.kills < kills and requests() >= next_kill:
+            next_kill = requests() + rng.randint(1, 12 * of)
+            doomed = pods[rng.choice(sorted(pods))]
+            doomed.signal(signal.SIGKILL)
+            found.kills += doomed.ended() == -signal.SIGKILL
+        for index, pod in list(pods.items()):
             if pod.has_ended():
                 code = pod.ended()
                 assert code in (0, -signal.SIGKILL), pod.log()
                 del pods[index]
                 open_indices -= {index} if code == 0 else set()
-            elif found.kills < kills and time.monotonic() >= doomed_at:
-                pod.signal(signal.SIGKILL)
-                found.kills += pod.ended() == -signal.SIGKILL
     found.doubled = world.doubled(store, stage)
     return found
 

@@ -50,7 +50,7 @@ def test_pods_killed_at_random_on_a_failing_store_give_the_same_bytes(
         use_s3(monkeypatch, s3.environment(proxy.address))
         while total.kills < KILLS:
             store = fresh(s3)
-            found = killed_until_done(world, store, stage, PODS, KILLS - total.kills, rng)
+            found = killed_until_done(world, store, stage, PODS, KILLS - total.kills, rng, lambda: proxy.requests)
             world.assert_same(store, stage)
             total = Killed(*(a + b for a, b in zip(vars(total).values(), vars(found).values(), strict=True)))
             rounds += 1
@@ -66,20 +66,30 @@ def test_a_doubled_index_a_stopped_pod_and_wrong_clocks_do_no_harm(world: World,
     """Two pods of index 0, one of them asleep from a random instant until after the commit; nobody has index 1, and
     the wall clocks of the two that work are 31 hours behind and 7 ahead."""
     rng = random.Random(f"{SEED}-{stage}-odd")
-    store = Store(s3_store_url)
+    store, answered = Store(s3_store_url), answers(world)
     world.before(store, stage)
     sleeper = world.start(store, stage, 0, 3)
-    time.sleep((0.3 + 0.7 * rng.random()) * world.seconds[stage])
+    begun = rng.randint(2, 12)  # objects that it has written by then: less than half of any stage's
+    while len(store.list(world.lock.directory(store, stage).prefix)) < begun:
+        time.sleep(0.01)
     sleeper.signal(signal.SIGSTOP)
     pods = [world.start(store, stage, 0, 3, hours=-31.0), world.start(store, stage, 2, 3, hours=7.0)]
     assert [pod.ended() for pod in pods] == [0, 0], pods[0].log() + pods[1].log()
     manifest = store.read(world.lock.directory(store, stage).key("_MANIFEST.json"))
-    asleep = not sleeper.has_ended()
+    assert not sleeper.has_ended()
     sleeper.signal(signal.SIGCONT)
     assert sleeper.ended() == 0, sleeper.log()
     assert store.read(world.lock.directory(store, stage).key("_MANIFEST.json")) == manifest
     world.assert_same(store, stage)
-    print(f"{stage}: asleep until after the commit: {asleep}; {world.doubled(store, stage)} parts written twice")
+    print(
+        f"{stage}: a pod asleep from its object {begun} until after the commit; {world.doubled(store, stage)} parts "
+        f"written twice, {answers(world) - answered} answers paid"
+    )
+
+
+def answers(world: World) -> int:
+    """How many answers the endpoint has given so far."""
+    return sum(world.teacher.stats()["answered"].values())
 
 
 def held_writes(stage: str) -> list[tuple[str, str]]:
