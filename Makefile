@@ -5,7 +5,7 @@ RECIPE ?= demo
 RUN ?= latest
 STAGE ?=
 SEED ?= 1
-KILLS ?= 200
+KILLS ?= 100
 PODS ?= 8
 POD_KILLS ?= 48
 BIN := .venv/bin
@@ -30,7 +30,7 @@ demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate
 test: setup ## The tests: real S3 API, real vLLM, killed processes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-crash-test: setup ## The crash campaigns, longer and seeded [SEED=1] [KILLS=200] [PODS=8] [POD_KILLS=48]
+crash-test: setup ## The crash campaigns, longer and seeded [SEED=1] [KILLS=100] [PODS=8] [POD_KILLS=48]
 	@HANFORGE_CRASH_SEED=$(SEED) HANFORGE_CRASH_KILLS=$(KILLS) HANFORGE_CRASH_PODS=$(PODS) \
 		HANFORGE_CRASH_POD_KILLS=$(POD_KILLS) $(BIN)/python -m pytest tests/crash -s
 

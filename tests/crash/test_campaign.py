@@ -1,7 +1,8 @@
-"""The crash campaign: SIGKILL at random instants over prepare, augment, train and merge, on file:// and on a real S3
-API of which 5 % of the answers fail, are cut or get lost. The same bytes as an undisturbed run, or it fails.
+"""The crash campaign: SIGKILL at random instants over train and merge, on file:// and on a real S3 API of which 5 % of
+the answers fail, are cut or get lost. The same bytes as an undisturbed run, or it fails. `test_pods.py` does it to the
+data stages.
 
-HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (24).
+HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (16).
 """
 
 import os
@@ -23,30 +24,18 @@ from pipeline.store.runs import RunLock, create_run, find_run, resolve
 from tests.conftest import use_s3
 from tests.crash.nursery import DATA, TRAINING, Nursery
 from tests.servers.faulty_proxy import faulty_proxy
-from tests.servers.openai_endpoint import OpenAIServer, openai_server
 from tests.servers.s3 import S3Server
 from tests.training import checkpoints
 
 SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
-KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "24"))
-STAGES = ("prepare", "augment", "phase1", "merge1")
-CONCURRENCY = 16
-FLUSH_ROWS = 8
+KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "16"))
+STAGES = ("prepare", "phase1", "merge1")
+KILLED = ("phase1", "merge1")
 RECIPE = """\
 name: campaign
 inputs: {raw: {}}
 stages:
   prepare: {kind: prepare, source: {input: raw}, target_samples: 600, shard_rows: 50, workers: 2}
-  augment:
-    kind: augment
-    source: {stage: prepare}
-    teacher: {served_model_name: teacher}
-    sample_ratio: 1.0
-    unit_rows: 32
-    flush_rows: FLUSH
-    flush_seconds: 0.5
-    prompt: "{question}"
-    client: {concurrency: IN_FLIGHT, wait_initial_seconds: 0.02, wait_max_seconds: 0.1, attempts: 6}
   phase1:
     kind: train
     base: BASE
@@ -69,11 +58,9 @@ class World:
     """An undisturbed run that everything is compared with, and what starts processes."""
 
     nursery: Nursery
-    teacher: OpenAIServer
     calm: Store
     lock: RunLock
     seconds: dict[str, float] = field(default_factory=dict)
-    paid_twice: int = 0
 
     def command(self, store: Store, stage: str) -> list[str]:
         return ["stage", stage, "--store", store.url, "--run", self.lock.run_id]
@@ -107,26 +94,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     raw_rows(folder / "raw")
     base = checkpoints.qwen3(folder / "base")
     recipe = folder / "campaign.yaml"
-    text = RECIPE.replace("BASE", str(base)).replace("FLUSH", str(FLUSH_ROWS)).replace("IN_FLIGHT", str(CONCURRENCY))
-    recipe.write_text(text, "utf-8")
+    recipe.write_text(RECIPE.replace("BASE", str(base)), "utf-8")
     calm = Store(f"file://{folder / 'calm'}")
     lock = create_run(calm, resolve(calm, load_recipe(str(recipe)), {"raw": str(folder / "raw")}))
-    with openai_server() as teacher, Nursery(folder / "logs", (*TRAINING, *DATA)) as nursery:
-        made = World(nursery, teacher, calm, lock)
+    with Nursery(folder / "logs", (*TRAINING, *DATA)) as nursery:
+        made = World(nursery, calm, lock)
         for stage in STAGES:
             began = time.monotonic()
-            child = nursery.start(made.command(calm, stage), settings(teacher, folder))
+            child = nursery.start(made.command(calm, stage), settings(folder))
             assert child.ended() == 0, child.log()
             made.seconds[stage] = time.monotonic() - began
         yield made
 
 
-def settings(teacher: OpenAIServer, folder: Path) -> dict[str, str]:
-    """The environment of every process: one thread, a cache of its own, the scripted teacher."""
+def settings(folder: Path) -> dict[str, str]:
+    """The environment of every process: one thread, a cache of its own."""
     names = [name for name in os.environ if name.startswith("AWS_")]
     return {
         **{name: os.environ[name] for name in names},
-        "HANFORGE_TEACHER_ENDPOINT": teacher.url,
         "HANFORGE_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
@@ -151,13 +136,16 @@ def killed_until_done(world: World, store: Store, stage: str, rng: random.Random
     while world.manifest(store, stage) is None:
         # late instants grow likelier with the kills, so that it ends
         delay = rng.random() * world.seconds[stage] * (1.0 + 0.15 * kills)
-        child = world.nursery.start(world.command(store, stage), settings(world.teacher, folder))
+        began = time.monotonic()
+        child = world.nursery.start(world.command(store, stage), settings(folder))
         timer = threading.Timer(delay, child.signal, (signal.SIGKILL,))
         timer.start()
         code = child.ended()
         timer.cancel()
         assert code in (0, -signal.SIGKILL), child.log()
         kills += code == -signal.SIGKILL
+        if kills == 0:  # the machine was busier when the undisturbed run was timed
+            world.seconds[stage] = min(world.seconds[stage], time.monotonic() - began)
     return kills
 
 
@@ -174,27 +162,20 @@ def assert_same(world: World, store: Store, stage: str) -> None:
 
 @pytest.mark.crash
 @pytest.mark.parametrize("where", ["file", "s3"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", KILLED)
 def test_killed_at_random_instants_gives_the_same_bytes(
     world: World, s3: S3Server, stage: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(f"{SEED}-{stage}-{where}")
-    goal = -(-KILLS // (2 * len(STAGES)))
+    goal = -(-KILLS // (2 * len(KILLED)))
     kills = rounds = 0
     with faulty_proxy(s3.endpoint, rate=0.05, seed=SEED) as proxy:
         use_s3(monkeypatch, s3.environment(proxy.address))
         while kills < goal:
             url = f"file://{tmp_path / f'round{rounds}'}" if where == "file" else f"s3://{s3.new_bucket()}/store"
             store = Store(url)
-            answered = world.teacher.stats()["answered"]
             new = killed_until_done(world, store, stage, rng, tmp_path)
             assert_same(world, store, stage)
             assert find_run(store, world.lock.run_id) == world.lock
-            if stage == "augment":
-                again = sum(world.teacher.stats()["answered"].values()) - sum(answered.values())
-                asked = world.lock.directory(world.calm, stage).manifest()
-                assert asked is not None
-                # what was in flight or not yet flushed at a kill is paid twice, nothing else
-                assert again - asked.counts.planned <= new * (2 * CONCURRENCY + FLUSH_ROWS)
             kills, rounds = kills + new, rounds + 1
     print(f"{stage} on {where}: {kills} kills in {rounds} rounds, the same bytes")
