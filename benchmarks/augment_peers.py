@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("distilabel[openai]==1.5.3", "openai[aiohttp]==3.54.0")
+# distilabel imports requests without asking for it
+PACKAGES = ("distilabel[openai]==1.5.3", "openai[aiohttp]==3.54.0", "requests==2.34.2")
 
 
 def requests(path: Path) -> Iterator[dict[str, Any]]:

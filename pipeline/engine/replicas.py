@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pipeline.engine.protocol import Endpoint
 from pipeline.engine.replica import Replica
 from pipeline.engine.settings import ClientSettings
-from pipeline.errors import HanforgeError, Trouble, UserError
+from pipeline.errors import Trouble, UserError
 
 LOOK_SECONDS = 1.0
 RISING_LOOK_SECONDS = 0.5
@@ -30,7 +30,7 @@ class Replicas:
         self._check = check
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._watchers: list[asyncio.Task[None]] = []
-        self._error: HanforgeError | None = None
+        self._error: Exception | None = None
 
     async def place(self, beside: Replica | None = None, at: Replica | None = None) -> Replica:
         """Wait for room and take it: at the least loaded endpoint, `at` this one if it has room, and not `beside`
@@ -135,7 +135,7 @@ class Replicas:
                 elif not replica.level.is_told:
                     looks_left = max(0, looks_left - 1)
                 self.wake()
-        except HanforgeError as error:
+        except Exception as error:  # noqa: BLE001 - raised again by `place` in everybody who waits
             self._error = error
             self.wake()
 
