@@ -40,7 +40,7 @@ class Encoded:
     @property
     def trained(self) -> int:
         """Tokens that carry loss."""
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORED)
 
 
 def render_with(tokenizer: Any) -> Render:
@@ -167,8 +167,11 @@ def _pieces(rendered: Rendered) -> list[str]:
 
 def _labelled(pieces: list[list[int]], untrained_turns: int) -> Encoded:
     """Join the pieces; every second one carries loss."""
-    ids = [token for piece in pieces for token in piece]
-    labels = [token if number % 2 else IGNORED for number, piece in enumerate(pieces) for token in piece]
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, piece in enumerate(pieces):
+        ids += piece
+        labels += piece if number % 2 else [IGNORED] * len(piece)
     return Encoded(ids, labels, untrained_turns)
 
 

@@ -74,6 +74,16 @@ def test_packed_documents_have_positions_and_first_labels_of_their_own(tmp_path:
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
 
 
+def test_packing_keeps_every_token_over_the_files_chunks(tmp_path: Path) -> None:
+    made = [[row * 10 + place for place in range(1 + row * 7919 % 9)] for row in range(1200)]
+    plain = open_dataset(write_dataset(tmp_path / "plain.arrow", [Encoded(ids, ids) for ids in made]))
+    packed = open_dataset(write_packed(tmp_path / "packed.arrow", plain, 16))
+    for sequence, members in zip(packed, pack_best_fit([len(ids) for ids in made], 16), strict=True):
+        assert sequence["input_ids"] == [token for row in members for token in made[row]]
+        assert sequence["labels"] == [token for row in members for token in (IGNORED, *made[row][1:])]
+        assert sequence["seq_lengths"] == [len(made[row]) for row in members]
+
+
 def test_a_packed_batch_gives_the_documents_own_outputs(qwen3_base: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -138,3 +138,24 @@ def test_decomposed_hangul_keeps_its_boundaries() -> None:
     (encoded,) = encoder.encode([[ASK, {"role": "assistant", "content": answer}]])
     assert isinstance(encoded, Encoded)
     assert trained_texts(encoder, encoded) == [f"멈추고 돌아갑니다.{EOT}"]
+
+
+@pytest.mark.parametrize("cores", ["true", "false"])
+def test_a_batch_gives_the_tokens_of_each_row_alone(cores: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of("thinking")
+    conversations = [
+        [SYSTEM, {"role": "user", "content": f"{number} 더하기 {number % 7}?"}, *turns]
+        for number in range(60)
+        for turns in ([PLAIN], [REASONED], [PLAIN, MORE, BYE], [PLAIN, MORE, REASONED], [])
+    ]
+    alone = [encoder.encode([messages])[0] for messages in conversations]
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", cores)
+    assert encoder.encode(conversations) == alone
+    for messages, encoded in zip(conversations, alone, strict=True):
+        if isinstance(encoded, Encoded):
+            trained = [label for label in encoded.labels if label != IGNORED]
+            assert encoded.trained == len(trained)
+            said = encoder.backend.decode(trained, skip_special_tokens=False)
+            assert said == "".join(trained_texts(encoder, encoded)) and said.endswith(EOT)
+        else:
+            assert encoded == NOTHING_TO_TRAIN and messages[-1]["role"] == "user"
