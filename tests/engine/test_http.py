@@ -16,7 +16,7 @@ Work = Callable[[int], Awaitable[Any]]
 
 
 class Script:
-    """A server that answers each request with the next of `answers`; one that ends in b"!" is sent without it and cut."""
+    """Answers each request with the next of `answers`; one that ends in b"!" is sent without it, and the line cut."""
 
     def __init__(self, answers: list[bytes]) -> None:
         self.answers = answers
@@ -128,7 +128,7 @@ def test_silence_is_a_timeout_and_a_closed_port_is_unreachable() -> None:
             await Origin("http://127.0.0.1:9", {}).request("GET", "/", timeout_seconds=5)
         assert refused.value.unreachable
 
-    served(Script([b""]), work)
+    served(Script([b"", SAYS]), work)
 
 
 def test_a_stream_gives_lines_as_they_come_and_may_be_left_early() -> None:
