@@ -24,7 +24,7 @@ from pipeline.teacher.asking import Question, question_of
 from pipeline.teacher.augment import answers, planned
 from pipeline.teacher.compose import Requests, judge
 from pipeline.teacher.endpoint import given_endpoints, identity, patience_seconds, teacher_endpoints
-from pipeline.teacher.forecast import Range, Speed, Timed, mean_of, seconds_each, share_of, speed
+from pipeline.teacher.forecast import Range, Speed, Timed, end_seconds, mean_of, seconds_each, share_of, speed
 from pipeline.teacher.judging import Judges
 from pipeline.teacher.quality import Quality
 from pipeline.teacher.sample import unit_rows
@@ -97,7 +97,7 @@ def estimate(stage: Stage, samples: int, profile: Profile, say: Callable[[int, i
         raise UserError(f"none of {len(found)} samples was answered: {said}", "See the teacher's log and its context")
     timed = [_timed(outcome, ended) for _, outcome, ended in found]
     left = unanswered - len(found)
-    seconds = seconds_each(timed, SEED).times(left, asked.start_seconds)
+    seconds = seconds_each(timed, SEED).times(left, asked.start_seconds + end_seconds(timed) if left else 0.0)
     gpus = profile.gpu.count * asked.endpoints if profile.gpu else 0
     price = profile.price_per_gpu_hour_usd
     return Estimate(

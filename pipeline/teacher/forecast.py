@@ -78,6 +78,16 @@ def seconds_each(answers: Sequence[Timed], seed: int) -> Range:
     return _percentiles(estimated(every) or 0.0, [value for value in again if value is not None])
 
 
+def end_seconds(answers: Sequence[Timed]) -> float:
+    """What the whole takes longer because its last requests end one by one, at less than the full level.
+
+    From the moment when nothing is left to send, the longest goes on for about as long as any takes, the mean for what
+    is left of a request met at a random moment, E[w^2] / 2 E[w] (the inspection paradox).
+    """
+    each = [answer.ended - answer.began for answer in answers]
+    return max(0.0, max(each) - sum(w * w for w in each) / max(2 * sum(each), 1e-9))
+
+
 def mean_of(values: Sequence[float], seed: int) -> Range:
     """The mean; the interval by bootstrap."""
     rng = random.Random(seed)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.teacher.forecast import Timed, mean_of, seconds_each, share_of, speed
+from pipeline.teacher.forecast import Timed, end_seconds, mean_of, seconds_each, share_of, speed
 
 
 def waves(count: int, level: int, seconds: float = 10.0, tokens: int = 100) -> list[Timed]:
@@ -89,3 +89,14 @@ def test_64_samples_foretell_an_engine_that_batches(step: tuple[float, float], p
     ranges = [seconds_each(batched(rng.sample(every, 64), 64, step, prefill), trial) for trial in range(20)]
     assert sum(found.value for found in ranges) / 20 == pytest.approx(truth, rel=0.1)
     assert sum(found.low <= truth <= found.high for found in ranges) >= 16
+
+
+def test_the_thin_end_of_a_small_run_is_reckoned_with() -> None:
+    rng = random.Random(5)
+    lengths = [max(1, int(rng.lognormvariate(5.5, 0.6))) for _ in range(400)]
+    whole = max(answer.ended for answer in batched(lengths, 64, (0.005, 0.00005), 0.002))
+    samples = [batched(rng.sample(lengths, 64), 64, (0.005, 0.00005), 0.002) for _ in range(10)]
+    said = sum(seconds_each(timed, 1).value * 400 + end_seconds(timed) for timed in samples) / 10
+    without = sum(seconds_each(timed, 1).value * 400 for timed in samples) / 10
+    assert said == pytest.approx(whole, rel=0.12) and without < 0.85 * whole
+    assert end_seconds(waves(64, 16)) == pytest.approx(5.0)
