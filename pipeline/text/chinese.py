@@ -20,7 +20,7 @@ _HANGUL = "\uac00-\ud7a3"
 _ANY_HAN = re.compile(f"[{HAN}]")
 _HAN_RUN = re.compile(f"[{HAN}]+")
 _HANGUL_SYLLABLE = re.compile(f"[{_HANGUL}]")
-_HANGUL_RUN = re.compile(f"[{_HANGUL}]+")
+_NO_HANGUL = bytes(byte for byte in range(256) if not 0xAC <= byte <= 0xD7)
 # Full-width marks carry a Chinese sentence on; the Korean list marks "," and "·" end a run.
 _SENTENCE = re.compile(f"[{HAN}](?:[，。！？；：“”]*[{HAN}])*")
 _LOOK_BACK = 64
@@ -91,10 +91,11 @@ def judge_chinese(text: str, rule: ChineseRule = DEFAULT_RULE) -> Verdict:
     if not has_han(text):
         return CLEAN
     bare, gloss_han = _without_glosses(text, rule) if rule.glosses else (text, 0)
-    han = sum(len(run) for run in _HAN_RUN.findall(bare))
-    foreign = sum(1 for run in _HAN_RUN.findall(bare) for character in run if character in foreign_characters())
+    runs = _HAN_RUN.findall(bare)
+    han = sum(map(len, runs))
+    foreign = sum(1 for run in runs for character in run if character in foreign_characters())
     longest = max((_han_in(run) for run in _SENTENCE.findall(bare)), default=0)
-    hangul = sum(map(len, _HANGUL_RUN.findall(text)))
+    hangul = _hangul_in(text)
     share = han / (han + hangul) if han else 0.0
     why = ""
     if foreign > rule.max_foreign:
@@ -119,6 +120,12 @@ def _in_charset(character: str, charset: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _hangul_in(text: str) -> int:
+    """How many Hangul syllables: U+AC00 to U+D7A3, told by the first byte in UTF-16 unless that is D7."""
+    first = text.encode("utf-16-be", "surrogatepass")[::2]
+    return len(_HANGUL_SYLLABLE.findall(text)) if 0xD7 in first else len(first.translate(None, _NO_HANGUL))
 
 
 def _han_in(text: str) -> int:

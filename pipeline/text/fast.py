@@ -59,7 +59,7 @@ class FastExaminer:
     def __init__(self, rules: Rules, stem: str) -> None:
         self._rules = rules
         self._stem = stem
-        self._skeletons = Skeletons(_described)
+        self._skeletons = Skeletons(described)
         self._plain_only = rules.columns != CHATML or rules.wants_text
 
     def judged(self, data: bytes, lines: Sequence[bytes]) -> list[Judged]:
@@ -89,7 +89,10 @@ class FastExaminer:
         try:
             fitting = self._skeletons.fit(line)
             if fitting is None:
-                contents, (shape, source) = _described(line)
+                whole = described(line)
+                if whole is None:
+                    return None
+                contents, (shape, source) = whole
                 continued = sum(map(_continued_in, contents))
                 if not escaped:
                     self._skeletons.learn(line, contents)
@@ -99,7 +102,7 @@ class FastExaminer:
                 continued -= skeleton.continued
             if escaped:
                 contents = [_unescaped(content) for content in contents]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _NotSoundError):
+        except msgspec.MsgspecError:  # a wrong escape
             return None
         for content in contents:
             if not content or (content[0] not in _VISIBLE and content.decode().isspace()):
@@ -114,20 +117,19 @@ class FastExaminer:
         return Judged("", source, xxhash.xxh3_128_digest(spoken), chars, shape.multi)
 
 
-class _NotSoundError(Exception):
-    """The line is no sound conversation, or only the plain rule can tell."""
-
-
 _decode = msgspec.json.Decoder(_Row).decode
 
 
-def _described(line: bytes) -> tuple[list[bytes], _Frame]:
-    """A row's contents as they are written, and what it is apart from them. Raises msgspec's errors, _NotSoundError."""
-    row = _decode(line)
+def described(line: bytes) -> tuple[list[bytes], _Frame] | None:
+    """A row's contents as they are written, and what it is apart from them; None when only the plain rule can tell."""
+    try:
+        row = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
     contents = [bytes(message.content) for message in row.messages]
     shape = _shape(tuple([message.role for message in row.messages]))
     if shape is None or any(content[:1] != b'"' for content in contents):
-        raise _NotSoundError
+        return None
     return [content[1:-1] for content in contents], _Frame(shape, row.source)
 
 

@@ -99,6 +99,7 @@ class LineCursor:
 
     def __init__(self, file: SourceFile) -> None:
         self._file = file
+        self._splittable = is_splittable(file.name)
         self._start = self._end = 0
         self._window = b""
         self._stream: IO[bytes] | None = None
@@ -106,7 +107,7 @@ class LineCursor:
 
     def read(self, offset: int, length: int, window_bytes: int = BLOCK_BYTES) -> bytes:
         """`length` bytes at `offset` of the line stream; a plain file is read `window_bytes` ahead."""
-        if is_splittable(self._file.name):
+        if self._splittable:
             return self._from_window(offset, length, window_bytes)
         with unpacking(self._file):
             return self._from_stream(offset, length)

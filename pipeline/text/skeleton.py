@@ -24,9 +24,12 @@ class Skeleton(NamedTuple):
 
 
 class Skeletons:
-    """The skeletons learned so far. `describe` decodes a line: its contents in order, and what else it is."""
+    """The skeletons learned so far.
 
-    def __init__(self, describe: Callable[[bytes], tuple[list[bytes], Any]]) -> None:
+    `describe` decodes a line: its contents in order, and what else it is; None for a line that is not sound.
+    """
+
+    def __init__(self, describe: Callable[[bytes], tuple[list[bytes], Any] | None]) -> None:
         self._describe = describe
         self._by_tail: dict[bytes, list[Skeleton]] = {}
         self._learned = 0
@@ -69,8 +72,9 @@ class Skeletons:
         pieces.append(line[at:])
         other = [b"content-%d" % number for number in range(len(contents))]
         filled = b"".join(part for pair in zip(pieces, [*other, b""], strict=True) for part in pair)
-        found, row = self._describe(filled)
-        if found == other and row == self._describe(line)[1]:
+        proof, whole = self._describe(filled), self._describe(line)
+        if proof is not None and whole is not None and proof == (other, whole[1]):
+            row = whole[1]
             continued = sum(0x80 <= byte < 0xC0 for piece in pieces for byte in piece)
             known.append(Skeleton(tuple(pieces), row, continued))
 

@@ -112,10 +112,11 @@ def write_unit(writing: Writing, unit: WriteUnit) -> int:
 def _read(writing: Writing, lines: Lines) -> Iterator[tuple[Line, bytes]]:
     """Each line with its bytes; too long a line gives its first bytes only."""
     kept = np.where(lines["code"] == CODES["too_long_line"], np.minimum(lines["length"], _HEAD_BYTES), lines["length"])
-    for line, length, window in zip(
-        map(Line._make, lines.tolist()), kept.tolist(), _read_ahead(lines, kept), strict=True
-    ):
-        cursor = _cursor(writing.files[line.file].file)
+    cursor, current = None, -1
+    places = zip(map(Line._make, lines.tolist()), kept.tolist(), _read_ahead(lines, kept), strict=True)
+    for line, length, window in places:
+        if cursor is None or line.file != current:
+            cursor, current = _cursor(writing.files[line.file].file), line.file
         yield line, without_bom(cursor.read(line.offset, length, window), line.offset)
 
 

@@ -64,3 +64,8 @@ def test_characters_that_only_chinese_writes_come_from_the_two_standards() -> No
 
 def test_time_is_linear_in_the_number_of_brackets() -> None:
     assert not judge_chinese("漢(가)(나)" * 100_000 + "(a)" * 100_000, ChineseRule(max_share=1, max_run=9)).chinese
+
+
+def test_hangul_is_counted_to_the_edges_of_its_block() -> None:
+    text = "가힣\ud7a4\ud7ff\uabffㄱ漢a𝓐"
+    assert judge_chinese(text).hangul == 2 and judge_chinese("가나 漢").hangul == 2

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from pipeline.store.inputs import SourceFile
 from pipeline.text.examine import Rules, judge, prompt_hashes
-from pipeline.text.fast import FastExaminer
+from pipeline.text.fast import FastExaminer, described
 from pipeline.text.render import InputFile, Line, Renderer
 from pipeline.text.settings import SystemPrompt
+from pipeline.text.skeleton import Skeletons
 from tests.text.stages import chat
 
 BARE = Rules(exclude=frozenset({"no"}), max_row_bytes=500, max_chars=60)
@@ -106,6 +107,54 @@ def test_fast_and_plain_judgements_are_equal(rules: Rules, batch: list[bytes]) -
     fast = FastExaminer(rules, "줄기").judged(b"\n".join(batch), batch)
     for one, other, line in zip(plain, fast, batch, strict=True):
         assert tuple(one) == tuple(other), line
+
+
+LAYOUTS = [
+    '{"messages": [{"role": "user", "content": %s}, {"role": "assistant", "content": %s}], "source": "예"}',
+    '{"source":"s1","messages":[{"content":%s,"role":"user"},{"content":%s,"role":"assistant"}]}',
+    '{"messages":[{"role":"system","content":"role"},{"role":"user","content":%s},{"role":"assistant","content":%s}]}',
+    '{"messages":[{"role":"user","content":"가","content":%s},{"role":"assistant","content":%s,"role":"assistant"}]}',
+]
+WRITTEN = [
+    "role",
+    "content",
+    "messages",
+    "user",
+    '"}, {"role": "assistant", "content": "',
+    '"}]}',
+    "content-0",
+    "]",
+    "\\",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_lines_that_differ_in_contents_alone_are_judged_like_any_others(data: st.DataObject) -> None:
+    content = st.one_of(
+        strings(), st.sampled_from(WRITTEN).map(json.dumps), st.sampled_from(WRITTEN).map('"{}"'.format)
+    )
+    batch = []
+    for _ in range(data.draw(st.integers(2, 8))):
+        line = data.draw(st.sampled_from(LAYOUTS)) % (data.draw(content), data.draw(content))
+        batch.append(line.encode("utf-8", "surrogatepass").replace(b"\n", b" "))
+    fast = FastExaminer(BARE, "stem")
+    for lines in (batch, batch[::-1]):
+        assert fast.judged(b"\n".join(lines), lines) == [judge(line, "stem", BARE) for line in lines]
+
+
+def test_a_skeleton_is_learned_from_one_line_and_fits_the_others() -> None:
+    skeletons = Skeletons(described)
+    one, other = (
+        json.dumps(chat(*pair, source="예"), ensure_ascii=False).encode() for pair in [("가", "role"), ("", "나다")]
+    )
+    assert skeletons.fit(one) is None
+    skeletons.learn(one, ["가".encode(), b"role"])
+    assert skeletons.fit(other) is None  # "role" stands in the line before it stands as a content
+    skeletons.learn(other.replace("나다".encode(), b"x"), [b"", b"x"])
+    fitting = skeletons.fit(one)
+    assert fitting is not None and fitting[1] == ["가".encode(), b"role"]
+    assert skeletons.fit(one[:-1]) is None and skeletons.fit(one.replace(b'"role": "user"', b'"role": "usEr"')) is None
 
 
 @settings(max_examples=300, deadline=None)

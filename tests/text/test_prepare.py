@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Stopped, UserError
-from pipeline.text import prepare
+from pipeline.text import prepare, scan
 from tests.servers.faulty_proxy import FaultyProxy
 from tests.text.stages import chat, contents, jsonl, prepared, rows_of, stages, write_files
 
@@ -103,6 +103,23 @@ def test_the_bytes_depend_on_neither_workers_nor_units_nor_store(
         target.write_bytes(path.read_bytes())
     _, elsewhere = prepared(f"{tmp_path}/elsewhere", moved, **SETTINGS)
     assert contents(one) == contents(elsewhere)
+
+
+def test_the_rows_depend_neither_on_compression_nor_on_pieces_nor_on_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"b": many("구름", 200, source="구름"), "a.b": many("작은", 150) + many("작은", 20), "a-b": many("원", 90)}
+    lines = {name: jsonl(b"\xef\xbb\xbf", *rows, b"", b"{") for name, rows in files.items()}
+    found = []
+    for ending, settings in (("", {}), (".gz", {"workers": 2}), (".zst", {"workers": 8})):
+        raw = write_files(tmp_path / f"raw{ending}", {f"{name}.jsonl{ending}": data for name, data in lines.items()})
+        options = {"target_samples": 300, "heldout": {"rows": 20}, "shard_rows": 50, "workers": 1, **settings}
+        for pieces in (1 << 18, 7) if options["workers"] == 1 else (1 << 18,):
+            monkeypatch.setattr(scan, "PIECE_RECORDS", pieces)
+            stage, manifest = prepared(f"{tmp_path}/store{ending}{pieces}", raw, **options)
+            rejects = [{**row, "file": ""} for row in rows_of(stage, manifest, "rejects")]
+            found.append((manifest.content("rows"), manifest.content("heldout"), rejects, manifest.measurements))
+    assert all(one == found[0] for one in found[1:])
 
 
 def test_s3_gives_the_same_bytes_even_when_answers_fail(
