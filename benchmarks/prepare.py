@@ -4,11 +4,17 @@ Generates the raw rows (800,000 in ten files, 1.78 GB), installs the peers into 
 in a cache folder. `times` is a way's time divided by ours; memory is the proportional set size of all its processes.
 The bounds read the same files, decode every line and write 40 % of the lines (as many as our rows and rejects) as zstd
 shards, in as many processes and with nothing else: no rule, no key, no order, no second look at the input.
+
+`--overlap` adds our stage with 2,000 held-out prompts, by exact text and by n-grams; 100 of them are three quarters of
+a raw row's question written without spaces. `--near-duplicates` adds it with MinHash.
 """
 
 import argparse
 import contextlib
+import itertools
+import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -16,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.prepare_peers import PACKAGES
 from benchmarks.synthetic import SYSTEM, generate
@@ -42,11 +48,49 @@ WAYS = {
     "HF datasets, 2 processes": Way(
         "hf_datasets", 1, True, True, "broken lines, duplicates, quotas, zstd, rejects, manifest"
     ),
+    "  exclude_overlap_with": Way("ours_exact", 1, leaves_out="nothing"),
+    "  and overlap_ngrams": Way("ours_ngrams", 1, leaves_out="nothing"),
+    "  near_duplicates": Way("ours_near", 1, leaves_out="nothing"),
     "json + re, one process": Way("stdlib", 1, True, leaves_out="quotas, zstd, rejects, manifest, memory bound"),
 }
 
 
-def ours(raw: Path, out: Path, target: int, workers: int) -> None:
+OVERLAP = ["  exclude_overlap_with", "  and overlap_ngrams"]
+NEAR_DUPLICATES = ["  near_duplicates"]
+
+
+def ours_exact(raw: Path, out: Path, target: int, workers: int) -> None:
+    """Our stage with prompts to exclude."""
+    ours(raw, out, target, workers, exclude_overlap_with=[str(_prompts(raw, out))])
+
+
+def ours_ngrams(raw: Path, out: Path, target: int, workers: int) -> None:
+    """The same, also by n-grams."""
+    ours(raw, out, target, workers, exclude_overlap_with=[str(_prompts(raw, out))], overlap_ngrams={"share": 0.5})
+
+
+def ours_near(raw: Path, out: Path, target: int, workers: int) -> None:
+    """Our stage with near-duplicates removed."""
+    ours(raw, out, target, workers, near_duplicates={})
+
+
+def _prompts(raw: Path, out: Path) -> Path:
+    """2,000 held-out prompts: 100 taken from the raw rows, the others of the same words in another order."""
+    rng = random.Random(5)
+    with (raw / "source0.jsonl").open() as file:
+        lines = [line for line in itertools.islice(file, 4000) if line.endswith("}\n")]
+    path = out / "prompts.jsonl"
+    with path.open("w") as file:
+        for number, line in enumerate(lines[:2000]):
+            words = json.loads(line)["messages"][0]["content"].split()
+            taken = "".join(words[: len(words) * 3 // 4])
+            rng.shuffle(words)
+            turns = [{"role": "user", "content": taken if number < 100 else " ".join(words)}]
+            file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+    return path
+
+
+def ours(raw: Path, out: Path, target: int, workers: int, **more: Any) -> None:
     """Our stage over a file:// store, from the recipe on: inputs are looked at and hashed too."""
     from pipeline.recipe.models import Recipe
     from pipeline.store import runs
@@ -54,7 +98,7 @@ def ours(raw: Path, out: Path, target: int, workers: int) -> None:
     from pipeline.store.stage import Stage
     from pipeline.text import prepare
 
-    settings = {"target_samples": target, "system_prompt": {"text": SYSTEM}, "workers": workers}
+    settings = {"target_samples": target, "system_prompt": {"text": SYSTEM}, "workers": workers, **more}
     stage = {"kind": "prepare", "source": {"input": "raw"}, **settings}
     recipe = Recipe(name="bench", inputs={"raw": {"url": str(raw)}}, stages={"prepare": stage})
     store = Store(str(out))
@@ -167,9 +211,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=800_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS))
+    parser.add_argument("--overlap", action="store_true", help="also with prompts to exclude")
+    parser.add_argument("--near-duplicates", action="store_true", help="also without near-duplicates")
     options = parser.parse_args()
-    ways = {name: WAYS[name] for name in options.ways}
+    left = OVERLAP * (not options.overlap) + NEAR_DUPLICATES * (not options.near_duplicates)
+    ways = {name: WAYS[name] for name in options.ways or WAYS if name not in left}
     raw = {clean: CACHE / f"raw-{options.rows}{'-clean' * clean}" for clean in (False, True)}
     sizes = {clean: generate(raw[clean], options.rows, clean=clean) for clean in {way.clean for way in ways.values()}}
     python = peers_python() if any(way.peer for way in ways.values()) else Path(sys.executable)

@@ -26,7 +26,7 @@ from pipeline.store.stage import Stage
 from pipeline.text.inputs import overlap_prompts
 from pipeline.text.near_duplicates import ROW_BYTES, SLOTS, SignatureFile, Signatures, signatures
 from pipeline.text.ngrams import PIECE_CHARS, Positions, ngram_hashes
-from pipeline.text.overlap import build_index, open_index, texts_of
+from pipeline.text.overlap import build_index, open_index, spoken
 from pipeline.text.readers import LineCursor, without_bom
 from pipeline.text.records import ScanUnit
 from pipeline.text.scan import journaled
@@ -51,10 +51,12 @@ class Comparing:
 class Comparison:
     """What all units found. Rows are counted here among the rows that the scan found sound, in file and line order.
 
-    `overlap`: the rows that meet a prompt; `signatures`: those of all sound rows; `measured`: what it cost, by setting.
+    `exact`: the rows that hold a prompt; `overlap`: others that meet one; `signatures`: of all sound rows; `measured`:
+    what it cost, by setting.
     """
 
     settings: PrepareSettings
+    exact: Positions
     overlap: Positions
     signatures: SignatureFile | None
     index: Path | None
@@ -78,7 +80,10 @@ def compare(stage: Stage, files: Sequence[SourceFile], units: list[ScanUnit], wo
     _compare_units(stage, Comparing(stage.directory, tuple(files), settings, folder, scratch), units, workers)
     found = [orjson.loads(stage.store.read(_key(stage.directory, unit))) for unit in units]
     starts = [0, *itertools.accumulate(part["rows"] for part in found)]
-    overlap = [start + row for start, part in zip(starts, found, strict=False) for row in part["overlap"]]
+    exact, overlap = (
+        np.array([start + row for start, part in zip(starts, found, strict=False) for row in part[name]], np.int64)
+        for name in ("exact", "overlap")
+    )
     measured: dict[str, dict[str, Any]] = {}
     if index is not None:
         spent = round(indexing + sum(part["seconds"][0] for part in found), 1)
@@ -94,7 +99,7 @@ def compare(stage: Stage, files: Sequence[SourceFile], units: list[ScanUnit], wo
         signed = SignatureFile.written(scratch / "signatures", starts[-1], parts)
         spent = sum(part["seconds"][1] for part in found) + time.perf_counter() - began
         measured["near_duplicates"] = {"compared": starts[-1], "seconds": spent}
-    return Comparison(settings, np.array(overlap, np.int64), signed, folder, measured)
+    return Comparison(settings, exact, overlap, signed, folder, measured)
 
 
 def compare_unit(comparing: Comparing, unit: ScanUnit) -> int:
@@ -103,23 +108,28 @@ def compare_unit(comparing: Comparing, unit: ScanUnit) -> int:
     index = None if comparing.index is None else open_index(comparing.index)
     spool = comparing.scratch / f"{unit.name}.signatures"
     rows, seconds = 0, [0.0, 0.0]
+    exact: list[int] = []
     overlap: list[int] = []
     with spool.open("wb") as file:
         for batch in _batches(_sound_rows(comparing, unit)):
             began = time.perf_counter()
             if index is not None:
-                grams = ngram_hashes([text for texts in batch for text in texts], index.rule.n)
-                overlap.extend(rows + row for row, _ in index.meets(grams, [len(texts) for texts in batch]))
+                grams = ngram_hashes([text for turns in batch for _, text in turns], index.rule.n)
+                held = index.holds(grams, batch)
+                met = [row for row, _ in index.meets(grams, [len(turns) for turns in batch])]
+                exact.extend(rows + row for row in held)
+                overlap.extend(rows + row for row in met if row not in held)
             between = time.perf_counter()
             if settings.near_duplicates is not None:
-                file.write(signatures(["\n".join(texts) for texts in batch], settings.near_duplicates.n).tobytes())
+                texts = ["\n".join([text for _, text in turns]) for turns in batch]
+                file.write(signatures(texts, settings.near_duplicates.n).tobytes())
             seconds = [seconds[0] + between - began, seconds[1] + time.perf_counter() - between]
             rows += len(batch)
     key = directory.key("compared", f"{unit.name}-{uuid.uuid4().hex}.signatures") if spool.stat().st_size else None
     if key is not None:
         directory.store.upload(key, spool)
     spool.unlink()
-    found = {"rows": rows, "overlap": overlap, "signatures": key, "seconds": seconds}
+    found = {"rows": rows, "exact": exact, "overlap": overlap, "signatures": key, "seconds": seconds}
     if not directory.store.create(_key(directory, unit), orjson.dumps(found)) and key is not None:
         directory.store.delete(key)
     return rows
@@ -145,23 +155,23 @@ def _compare_units(stage: Stage, comparing: Comparing, units: list[ScanUnit], wo
     wait_for_others(stage, missing)
 
 
-def _sound_rows(comparing: Comparing, unit: ScanUnit) -> Iterator[list[str]]:
-    """What every sound row of a unit says, in line order."""
+def _sound_rows(comparing: Comparing, unit: ScanUnit) -> Iterator[list[tuple[str, str]]]:
+    """The turns of every sound row of a unit, in line order."""
     with contextlib.closing(LineCursor(comparing.files[unit.file])) as cursor:
         for piece in journaled(comparing.directory, unit):
             records = piece.records[piece.records["code"] == 0]
             for offset, length in zip(records["offset"].tolist(), records["length"].tolist(), strict=True):
                 line = without_bom(cursor.read(offset, length), offset)
-                yield texts_of(line, comparing.settings.columns)
+                yield spoken(line, comparing.settings.columns)
 
 
-def _batches(rows: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+def _batches(rows: Iterator[list[tuple[str, str]]]) -> Iterator[list[list[tuple[str, str]]]]:
     """Rows of about 65,536 characters together."""
-    batch: list[list[str]] = []
+    batch: list[list[tuple[str, str]]] = []
     chars = 0
-    for texts in rows:
-        batch.append(texts)
-        chars += sum(map(len, texts))
+    for turns in rows:
+        batch.append(turns)
+        chars += sum([len(text) for _, text in turns])
         if chars >= PIECE_CHARS:
             yield batch
             batch, chars = [], 0

@@ -78,7 +78,7 @@ def rules_of(stage: Stage) -> Rules:
         max_chars=settings.max_chars,
         chinese=settings.chinese,
         prompts=settings.heldout is not None,
-        overlap=_overlap(stage),
+        overlap=frozenset() if settings.overlap_ngrams is not None else _overlap(stage),  # else: `comparing` looks
     )
 
 
@@ -93,7 +93,7 @@ def overlap_prompts(stage: Stage) -> Iterator[Prompt]:
         turns = turns_of(row["messages"])
         asked = turns[:-1] if turns[-1].role == "assistant" else turns
         texts = [turn.content for turn in asked if turn.role != "system"]
-        yield Prompt(name, number, str(row.get("origin", "")), texts)
+        yield Prompt(name, number, str(row.get("origin", "")), texts, last_prompt_hash(turns))
 
 
 def _overlap_rows(stage: Stage) -> Iterator[tuple[str, int, dict[str, Any]]]:

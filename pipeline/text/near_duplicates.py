@@ -37,7 +37,7 @@ def signatures(texts: Sequence[str], n: int) -> Signatures:
 
     if not texts:
         return np.zeros((0, SLOTS), np.uint16)
-    values, starts = ngram_hashes(texts, n)
+    values, starts, _ = ngram_hashes(texts, n)
     bare = np.flatnonzero(np.diff(starts) == 0)
     alone = np.array([xxhash.xxh3_64_intdigest(texts[place].encode("utf-8", "surrogatepass")) for place in bare])
     values = np.insert(values, starts[bare], alone.astype(np.uint64))

@@ -34,10 +34,14 @@ _ALONE_RANGES = (
 
 
 class Grams(NamedTuple):
-    """The hashes of all texts in order; those of text i are values[starts[i]:starts[i + 1]], one per position."""
+    """The hashes of all texts in order; those of text i are values[starts[i]:starts[i + 1]], one per position.
+
+    `wholes` has one hash a text, of all units of its first piece: equal wherever the texts are.
+    """
 
     values: Hashes
     starts: Positions
+    wholes: Hashes
 
 
 def ngram_hashes(texts: Sequence[str], n: int) -> Grams:
@@ -48,13 +52,15 @@ def ngram_hashes(texts: Sequence[str], n: int) -> Grams:
     """
     parts = [(number, piece) for number, text in enumerate(texts) for piece in pieces(text)]
     values: list[Hashes] = []
-    counts = np.zeros(len(texts), np.int64)
+    counts, wholes = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.uint64)
     for batch in _batches(parts):
         found = _hashed([piece for _, piece in batch], n)
         values.append(found.values)
-        np.add.at(counts, [number for number, _ in batch], np.diff(found.starts))
+        numbers = [number for number, _ in batch]
+        np.add.at(counts, numbers, np.diff(found.starts))
+        wholes[numbers[::-1]] = found.wholes[::-1]  # of a long text the first piece stays
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return Grams(np.concatenate(values) if values else np.zeros(0, np.uint64), starts)
+    return Grams(np.concatenate(values) if values else np.zeros(0, np.uint64), starts, wholes)
 
 
 def units(text: str) -> list[tuple[int, int]]:
@@ -110,15 +116,13 @@ def _hashed(texts: list[str], n: int) -> Grams:
     *_, power, inverse = _tables()
     sums = _running_sums(values * power[: len(values)])
     windows = _finished((sums[n:] - sums[:-n]) * inverse[: max(len(sums) - n, 0)])
-    edges = np.searchsorted(places, text_begins).tolist()
-    found = []
-    for begin, end in itertools.pairwise(edges):
-        if end - begin >= n:
-            found.append(windows[begin : end - n + 1])
-        else:
-            whole = slice(begin, min(begin + 1, end))  # none of a text without units
-            found.append(_finished((sums[end] - sums[whole]) * inverse[whole]))
-    return Grams(np.concatenate(found), np.cumsum([0, *map(len, found)]))
+    edges = np.searchsorted(places, text_begins)
+    wholes = _finished((sums[edges[1:]] - sums[edges[:-1]]) * inverse[edges[:-1]])
+    found = [
+        windows[begin : end - n + 1] if end - begin >= n else wholes[number : number + (end > begin)]
+        for number, (begin, end) in enumerate(itertools.pairwise(edges.tolist()))
+    ]
+    return Grams(np.concatenate(found), np.cumsum([0, *map(len, found)]), wholes)
 
 
 def _unit_values(text: str) -> tuple[Hashes, Positions]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import orjson
 
 from pipeline.text.chatml import turns_of
-from pipeline.text.examine import CHATML, messages_of
+from pipeline.text.examine import CHATML, messages_of, prompt_hashes
 from pipeline.text.ngrams import Grams, Hashes, Positions, ngram_hashes, pieces, units
 from pipeline.text.settings import Columns, OverlapNgrams
 
@@ -30,12 +30,16 @@ _BIT = np.left_shift(1, np.arange(8)).astype(np.uint8)
 
 
 class Prompt(NamedTuple):
-    """A prompt that training must not see: the set's name, the row's number in it from 1, its origin, its turns."""
+    """A prompt that training must not see: the set's name, the row's number in it from 1, its origin, its turns.
+
+    `exact` is its hash (`examine.last_prompt_hash`).
+    """
 
     set: str
     row: int
     origin: str
     texts: list[str]
+    exact: int = 0
 
     @property
     def place(self) -> str:
@@ -60,7 +64,8 @@ class OverlapIndex:
     """The n-grams of all prompts: sorted hashes, and for hash i the prompts prompts[starts[i]:starts[i + 1]].
 
     `of` is each prompt's number of distinct n-grams that count, `needed` how many of them are too many; the bits of
-    `table` say of the first bits of a hash whether any hash here has them.
+    `table` say of the first bits of a hash whether any hash here has them. `exact` are the prompts' own hashes, `asked`
+    those of what is asked last, by units.
     """
 
     rule: OverlapNgrams
@@ -70,6 +75,8 @@ class OverlapIndex:
     of: npt.NDArray[np.uint32]
     needed: npt.NDArray[np.uint32]
     table: npt.NDArray[np.uint8]
+    asked: Hashes
+    exact: frozenset[int]
     folder: Path
 
     def size(self) -> dict[str, int]:
@@ -91,6 +98,15 @@ class OverlapIndex:
         judged = ((int(row), self._nearest(places[edges[row] : edges[row + 1]])) for row in full)
         return [(row, nearest[0]) for row, nearest in judged if nearest is not None]
 
+    def holds(self, grams: Grams, rows: Sequence[Sequence[tuple[str, str]]]) -> list[int]:
+        """The rows that hold a prompt, letter by letter but for NFKC and spacing; `grams` are those of all their turns.
+
+        Only a row with a turn that has the units of what some prompt asks last is looked at.
+        """
+        row_of = np.repeat(np.arange(len(rows)), [len(turns) for turns in rows])
+        maybe = np.unique(row_of[np.isin(grams.wholes, self.asked)]).tolist()
+        return [row for row in maybe if not self.exact.isdisjoint(prompt_hashes(rows[row]))]
+
     def match(self, texts: Sequence[str]) -> Match | None:
         """What one row's texts share with the prompt they are nearest to, in words; None when they meet none."""
         if not len(self.hashes):
@@ -104,8 +120,8 @@ class OverlapIndex:
         for hit, place in zip(found.tolist(), places.tolist(), strict=True):
             if prompt in self.prompts[self.starts[place] : self.starts[place + 1]]:
                 text = int(np.searchsorted(grams.starts, hit, "right")) - 1
-                spoken = _spoken(texts[text], hit - int(grams.starts[text]), self.rule.n)
-                return Match(self.prompt(prompt), shared, int(self.of[prompt]), spoken)
+                ngram = _spelled(texts[text], hit - int(grams.starts[text]), self.rule.n)
+                return Match(self.prompt(prompt), shared, int(self.of[prompt]), ngram)
         raise AssertionError(f"prompt {prompt} was met by no n-gram")
 
     def prompt(self, number: int) -> Prompt:
@@ -144,15 +160,17 @@ def build_index(folder: Path, prompts: Iterable[Prompt], rule: OverlapNgrams) ->
     """
     folder.mkdir(parents=True)
     values, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
-    count = 0
+    asked: list[int] = []
+    exact: list[int] = []
     with (folder / "prompts.jsonl").open("wb") as shown:
         for number, prompt in enumerate(prompts):
-            found = np.unique(ngram_hashes(prompt.texts, rule.n).values)
-            values.append(found)
-            owners.append(np.full(len(found), number, np.uint32))
+            grams = ngram_hashes(prompt.texts, rule.n)
+            values.append(np.unique(grams.values))
+            owners.append(np.full(len(values[-1]), number, np.uint32))
+            asked.extend(grams.wholes[-1:].tolist())
+            exact.append(prompt.exact)
             cut = [text[:_SHOWN_CHARS] + ("…" if len(text) > _SHOWN_CHARS else "") for text in prompt.texts]
             shown.write(orjson.dumps((prompt.set, prompt.row, prompt.origin, cut)) + b"\n")
-            count = number + 1
     every, owner = np.concatenate(values), np.concatenate(owners)
     order = np.argsort(every, kind="stable")
     every, owner = every[order], owner[order]
@@ -160,9 +178,10 @@ def build_index(folder: Path, prompts: Iterable[Prompt], rule: OverlapNgrams) ->
     counts = spread <= COMMON_PROMPTS
     arrays: dict[str, npt.NDArray[Any]] = {"hashes": hashes[counts], "prompts": owner[np.repeat(counts, spread)]}
     arrays["starts"] = np.concatenate([[0], np.cumsum(spread[counts])]).astype(np.int64)
-    arrays["of"] = np.bincount(arrays["prompts"], minlength=count).astype(np.uint32)
+    arrays["of"] = np.bincount(arrays["prompts"], minlength=len(exact)).astype(np.uint32)
     arrays["needed"] = _needed(arrays["of"], rule)
     arrays["table"] = _table(arrays["hashes"])
+    arrays["asked"], arrays["exact"] = np.unique(np.array(asked, np.uint64)), np.array(exact, np.uint64)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     (folder / "rule.json").write_text(rule.model_dump_json())
@@ -173,9 +192,10 @@ def build_index(folder: Path, prompts: Iterable[Prompt], rule: OverlapNgrams) ->
 def open_index(folder: Path) -> OverlapIndex:
     """The index in a folder, its arrays mapped; a process opens it once."""
     rule = OverlapNgrams.model_validate_json((folder / "rule.json").read_bytes())
-    names = ("hashes", "starts", "prompts", "of", "needed", "table")
+    names = ("hashes", "starts", "prompts", "of", "needed", "table", "asked")
     arrays: dict[str, Any] = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
-    return OverlapIndex(rule=rule, folder=folder, **arrays)
+    exact = frozenset(np.load(folder / "exact.npy").tolist())
+    return OverlapIndex(rule=rule, exact=exact, folder=folder, **arrays)
 
 
 def _needed(of: npt.NDArray[np.uint32], rule: OverlapNgrams) -> npt.NDArray[np.uint32]:
@@ -202,7 +222,7 @@ def _shift(table_bytes: int) -> np.uint64:
     return np.uint64(64 - 3 - (table_bytes - 1).bit_length())
 
 
-def _spoken(text: str, number: int, n: int) -> str:
+def _spelled(text: str, number: int, n: int) -> str:
     """The n-gram `number` of a text as it is written there."""
     for piece in pieces(text):
         spans = units(piece)
@@ -215,12 +235,18 @@ def _spoken(text: str, number: int, n: int) -> str:
 
 def texts_of(line: bytes, columns: Columns) -> list[str]:
     """What the turns of a sound row say, the system turn aside."""
+    return [content for _, content in spoken(line, columns)]
+
+
+def spoken(line: bytes, columns: Columns) -> list[tuple[str, str]]:
+    """The turns (role, content) of a sound row, the system turn aside."""
     if columns == CHATML:
         try:
-            return [turn.content for turn in _decode(line).messages if turn.role != "system"]
+            return [(turn.role, turn.content) for turn in _decode(line).messages if turn.role != "system"]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # what the typed decoder does not read the plain one does
-    return [turn.content for turn in turns_of(messages_of(orjson.loads(line), columns)) if turn.role != "system"]
+    turns = turns_of(messages_of(orjson.loads(line), columns))
+    return [(turn.role, turn.content) for turn in turns if turn.role != "system"]
 
 
 class _Message(msgspec.Struct, gc=False):

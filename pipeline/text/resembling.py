@@ -40,6 +40,7 @@ class Resembling:
         if self.comparison.index is not None:
             removed = sound[self.comparison.overlap]
             fate[removed] = CODES["overlap_ngram"]
+            fate[sound[self.comparison.exact]] = CODES["overlap"]
             found = self.comparison.measured["overlap_ngrams"]
             found["pairs"] = self._overlap_pairs(removed, open_index(self.comparison.index))
         return self._mark_near_duplicates(fate, sound, repeats)

@@ -145,3 +145,24 @@ def test_columns_and_system_turns(tmp_path: Path) -> None:
     )
     _, manifest = prepared(f"{tmp_path}/store", raw, **more)
     assert manifest.counts.rejected == {"near_duplicate": 1, "overlap_ngram": 1}
+
+
+def test_a_prompt_held_letter_by_letter_is_an_overlap_with_and_without_ngrams(tmp_path: Path) -> None:
+    turns = [*chat("다른 질문", "답")["messages"], *chat("  지구에서 달까지 ", "38만 km")["messages"]]
+    rows = [
+        chat("지구에서  달까지", said(1)),
+        chat("지구에서달까지", said(2)),
+        {"messages": turns},
+        chat("...", said(3)),
+        chat("남는 질문", said(4)),
+    ]
+    opening = {"messages": chat("다른 질문", "답")["messages"] + [{"role": "user", "content": "지구에서 달까지"}]}
+    files = {
+        "a.jsonl": jsonl(*rows),
+        "../eval/questions.jsonl": jsonl(chat("지구에서 달까지", "답"), opening, chat(" ... ", "?")),
+    }
+    raw = write_files(tmp_path / "raw", files)
+    both = prepared(f"{tmp_path}/both", raw, **settings(raw, near_duplicates=None))[1]
+    assert both.counts.rejected == {"overlap": 3, "overlap_ngram": 1}
+    exact = prepared(f"{tmp_path}/exact", raw, **settings(raw, near_duplicates=None, overlap_ngrams=None))[1]
+    assert exact.counts.rejected == {"overlap": 3}
