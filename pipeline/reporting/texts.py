@@ -141,9 +141,7 @@ TEXTS: dict[str, Text] = {
     "median": Text("중앙값", "median"),
     "largest": Text("최대", "longest"),
     "over": Text("초과", "longer"),
-    "marks_not_counted": Text(
-        "대화 템플릿의 표시는 세지 않았습니다.", "Marks of the chat template are not counted."
-    ),
+    "marks_not_counted": Text("대화 템플릿의 표시는 세지 않았습니다.", "Marks of the chat template are not counted."),
     "no_tokenizer": Text(
         "토크나이저 파일을 찾지 못해 글자 수만 셌습니다", "Characters only: no tokenizer file was found for the model"
     ),

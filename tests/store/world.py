@@ -1,5 +1,6 @@
 """A small recipe whose stages a test finishes by hand, through the real commit protocol."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,7 @@ def rows(count: int, source: str = "kowiki") -> list[bytes]:
 
 
 def finish_rows(
-    store: Store,
-    lock: RunLock,
-    stage: str,
-    lines: list[bytes],
-    rejects: list[bytes] = [],
-    **measured: Any,  # noqa: B006
+    store: Store, lock: RunLock, stage: str, lines: list[bytes], rejects: Sequence[bytes] = (), **measured: Any
 ) -> None:
     """Commit a rows stage of two units."""
     directory = lock.directory(store, stage)
