@@ -38,7 +38,7 @@ LEFT_OUT = {
     "distilabel": "names, journal, checks, earlier turns",
 }
 TURNS = 3
-WORDS = ["로봇", "창고", "이동", "경로", "장애물", "질문", "계산", "결과", "속도", "거리", "시간", "지도", "명령", "안전"]
+WORDS = ["로봇", "창고", "이동", "경로", "장애물", "질문", "계산", "결과", "속도", "거리", "시간", "지도", "명령"]
 # What `vllm bench serve` runs; the command itself looks for a package called vllm, which the CPU build is not
 BENCH_SERVE = """
 from vllm.benchmarks.serve import add_cli_args, main

@@ -7,9 +7,11 @@ client opens, and neither logged nor stored.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -26,6 +28,7 @@ K = TypeVar("K")
 
 READ_AHEAD = 32
 POLL_SECONDS = 0.2
+GATHER_SECONDS = 0.05  # outcomes that come so close together are given together: waking up costs more than they do
 PROBE: dict[str, Any] = {"messages": [{"role": "user", "content": "안녕하세요"}], "max_tokens": 1}
 
 
@@ -195,7 +198,7 @@ async def _looked_at(replica: Replica) -> Trouble | None:
 
 
 class _Flow(Generic[K]):
-    """One pass of requests through the client: a feeder that takes a place for each, a task for each, the outcomes."""
+    """One pass of requests through the client: read ahead, a place and a task for each, the outcomes."""
 
     def __init__(
         self,
@@ -206,27 +209,31 @@ class _Flow(Generic[K]):
     ) -> None:
         self._client, self._replicas = client, replicas
         self._requests, self._stop_requested = requests, stop_requested
+        self._ahead: deque[tuple[K, dict[str, Any]]] = deque()
         self._finished: list[tuple[K, Answer | Failure]] = []
         self._tasks: set[asyncio.Task[Answer | Failure]] = set()
-        self._something = asyncio.Event()  # for the reader: an outcome, an error, the end
-        self._taken = asyncio.Event()  # for the feeder: the reader has caught up
+        self._something = asyncio.Event()  # for the caller: an outcome, an error, the end
+        self._wanting = asyncio.Event()  # for the reader: little is left of what it read
         self._error: BaseException | None = None
-        self._feeder = asyncio.create_task(self._feed())
-        self._feeder.add_done_callback(self._fed)
+        self._reader = asyncio.create_task(self._read_on())
+        self._reader.add_done_callback(self._has_read)
+        replicas.on_room.append(self._start)
 
     async def wait(self, seconds: float) -> None:
-        """Until something is there to take, at most so long."""
+        """Until something is there to take, at most so long; what comes right after it is taken with it."""
         try:
             async with asyncio.timeout(seconds):
                 await self._something.wait()
         except TimeoutError:
             return
+        if not self._reader.done():
+            await asyncio.sleep(GATHER_SECONDS)
 
     def take(self) -> list[tuple[K, Answer | Failure]]:
         """The outcomes since the last time. Raises what has ended the pass early, once all before it are taken."""
         self._something.clear()
-        self._taken.set()
         taken, self._finished = self._finished, []
+        self._start()
         if self._error is not None and not taken:
             raise self._error
         return taken
@@ -235,44 +242,50 @@ class _Flow(Generic[K]):
         """Whether nothing more will come."""
         if self._error is not None or self._finished or self._tasks:
             return False
-        return stopping or self._feeder.done()
+        return stopping or (self._reader.done() and not self._ahead)
 
     async def cancel(self) -> None:
         """End everything that is under way."""
-        self._feeder.cancel()
-        await asyncio.gather(self._feeder, return_exceptions=True)
+        self._replicas.on_room.remove(self._start)
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
         await asyncio.sleep(0)  # a task that has not begun would not give its place back
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _feed(self) -> None:
-        """Give each request a place and a task; the next few are read meanwhile, in a thread."""
+    async def _read_on(self) -> None:
+        """Keep a few requests ahead; they are read in a thread, the next ones while these are sent."""
         reading = self._read()
         try:
-            while batch := await reading:
+            while (batch := await reading) and not self._stop_requested():
                 reading = self._read()
-                for key, body in batch:
-                    while len(self._finished) > max(READ_AHEAD, len(self._tasks)):
-                        self._taken.clear()
-                        await self._taken.wait()
-                    if not await self._send(key, body):
-                        return
+                self._ahead.extend(batch)
+                self._start()
+                while len(self._ahead) >= READ_AHEAD:
+                    self._wanting.clear()
+                    await self._wanting.wait()
         finally:
             reading.cancel()
 
     def _read(self) -> "asyncio.Task[list[tuple[K, dict[str, Any]]]]":
         return asyncio.create_task(asyncio.to_thread(lambda: list(islice(self._requests, READ_AHEAD))))
 
-    async def _send(self, key: K, body: dict[str, Any]) -> bool:
-        replica = await self._replicas.place()
-        if self._stop_requested():
-            self._replicas.free(replica)
-            return False
-        task = asyncio.create_task(self._client.chat(body, replica))
-        self._tasks.add(task)
-        task.add_done_callback(lambda task: self._done(key, task))
-        return True
+    def _start(self) -> None:
+        """Send as many requests as there are places for, unless the caller is far behind."""
+        self._error = self._error or self._replicas.error
+        while self._ahead and self._error is None and len(self._finished) <= max(READ_AHEAD, len(self._tasks)):
+            replica = None if self._stop_requested() else self._replicas.place_now()
+            if replica is None:
+                break
+            key, body = self._ahead.popleft()
+            task = asyncio.create_task(self._client.chat(body, replica))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, key))
+        if self._error is not None:
+            self._something.set()
+        if len(self._ahead) < READ_AHEAD:
+            self._wanting.set()
 
     def _done(self, key: K, task: "asyncio.Task[Answer | Failure]") -> None:
         self._tasks.discard(task)
@@ -284,7 +297,7 @@ class _Flow(Generic[K]):
         self._error = self._error or error
         self._something.set()
 
-    def _fed(self, feeder: "asyncio.Task[None]") -> None:
-        if not feeder.cancelled():
-            self._error = self._error or feeder.exception()
+    def _has_read(self, reader: "asyncio.Task[None]") -> None:
+        if not reader.cancelled():
+            self._error = self._error or reader.exception()
         self._something.set()

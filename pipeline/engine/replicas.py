@@ -28,15 +28,15 @@ class Replicas:
         self.in_flight = 0  # requests that hold a place anywhere
         self._settings = settings
         self._check = check
+        self.on_room: list[Callable[[], None]] = []  # called when there may be room, or `error` is set
+        self.error: Exception | None = None  # what has ended the whole
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._watchers: list[asyncio.Task[None]] = []
-        self._error: Exception | None = None
 
     async def place(self, beside: Replica | None = None, at: Replica | None = None) -> Replica:
         """Wait for room and take it: at the least loaded endpoint, `at` this one if it has room, and not `beside`
         another that has. Raises what has ended the whole: Trouble after an outage, what `check` raised."""
-        self._watch()
-        found = self._choice(beside, at) if not self._waiting else None
+        found = self.place_now(beside, at)
         while found is None:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -46,10 +46,13 @@ class Replicas:
             except asyncio.CancelledError:
                 self.wake()  # the turn may have been given to us already
                 raise
-            found = self._choice(beside, at)
-        found.in_flight += 1
-        self.in_flight += 1
+            found = self._taken(beside, at)
         return found
+
+    def place_now(self, beside: Replica | None = None, at: Replica | None = None) -> Replica | None:
+        """As `place`, without waiting: None when there is no room, or others wait for it."""
+        self._watch()
+        return self._taken(beside, at) if not self._waiting else None
 
     def free(self, replica: Replica) -> None:
         """Give a place back."""
@@ -62,14 +65,15 @@ class Replicas:
 
     def wake(self) -> None:
         """Let as many that wait go on as there is room for."""
-        if not self._waiting:
-            return
-        room = len(self._waiting) if self._error else min(self._most - self.in_flight, self._room())
-        while self._waiting and room > 0:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
+        if self._waiting:
+            room = len(self._waiting) if self.error else min(self._most - self.in_flight, self._room())
+            while self._waiting and room > 0:
+                turn = self._waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    room -= 1
+        for call in self.on_room:
+            call()
 
     def note_silence(self, last: str) -> None:
         """Raise Trouble once every endpoint has answered nothing but failures for `outage_seconds`."""
@@ -106,9 +110,16 @@ class Replicas:
     def _room(self) -> int:
         return sum(max(0, replica.level.value - replica.in_flight) for replica in self.all if replica.has_room)
 
+    def _taken(self, beside: Replica | None, at: Replica | None) -> Replica | None:
+        if self.error is not None:
+            raise self.error
+        found = self._choice(beside, at)
+        if found is not None:
+            found.in_flight += 1
+            self.in_flight += 1
+        return found
+
     def _choice(self, beside: Replica | None, at: Replica | None) -> Replica | None:
-        if self._error is not None:
-            raise self._error
         if self.in_flight >= self._most:
             return None
         found = [replica for replica in self.all if replica.has_room]
@@ -136,7 +147,7 @@ class Replicas:
                     looks_left = max(0, looks_left - 1)
                 self.wake()
         except Exception as error:  # noqa: BLE001 - raised again by `place` in everybody who waits
-            self._error = error
+            self.error = error
             self.wake()
 
     async def _look_again(self, replica: Replica) -> None:
