@@ -217,7 +217,7 @@ def write_packed(path: Path, dataset: Any, max_length: int) -> Path:
 
 
 def _reader(dataset: Any, column: str) -> Callable[[int], Tokens]:
-    """Gives a row's tokens, int32 [length], as a view into the mapped file; a dataset's own rows cost eight times more."""
+    """Gives a row's tokens, int32 [length], a view into the mapped file; a dataset's rows are 8 times slower."""
     chunks = dataset.data.column(column).chunks
     starts = list(itertools.accumulate((len(chunk) for chunk in chunks), initial=0))
     parts = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
