@@ -44,7 +44,7 @@ WAYS = {
     "hanforge prepare": Way("ours", 3, leaves_out="nothing"),
     "bound: orjson.loads": Way("bound_orjson", 3, leaves_out="everything but reading, decoding, writing"),
     "bound: msgspec, types only": Way("bound_msgspec", 3, leaves_out="the same; contents stay undecoded"),
-    "datatrove, 2 processes": Way("datatrove", 1, True, leaves_out="duplicates, sample, zstd, rejects, manifest"),
+    "datatrove, 2 processes": Way("datatrove", 1, True, leaves_out="duplicates, sample, rejects, manifest"),
     "HF datasets, 2 processes": Way(
         "hf_datasets", 1, True, True, "broken lines, duplicates, quotas, zstd, rejects, manifest"
     ),

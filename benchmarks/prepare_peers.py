@@ -77,7 +77,7 @@ def datatrove(raw: Path, out: Path, target: int, workers: int) -> None:
     steps = [
         JsonlReader(str(raw), adapter=_document, glob_pattern="*.jsonl"),
         LambdaFilter(_keep),
-        JsonlWriter(str(out / "rows"), adapter=_row, compression=None),
+        JsonlWriter(str(out / "rows"), adapter=_row, compression="zstd"),
     ]
     LocalPipelineExecutor(steps, tasks=10, workers=workers, logging_dir=str(out / "logs")).run()
 
