@@ -141,25 +141,25 @@ class Killed:
 
 
 def killed_until_done(
-    world: World, store: Store, stage: str, of: int, kills: int, rng: random.Random, requests: Callable[[], int]
+    world: World, store: Store, stage: str, of: int, kills: int, rng: random.Random, work: Callable[[], int], most: int
 ) -> Killed:
     """Keep `of` pods going and kill random ones, up to `kills`, until all pods have ended well.
 
-    `requests` says how many requests the store has had: an instant is a number of requests, so that kills fall all over
-    the work however slow the machine is. A pod makes about 15 before its first unit.
+    `work` says how much has been done, in requests to the store or objects in it, and a kill comes after 1 to `most`
+    more of it: so kills fall all over the work however slow the machine is.
     """
     world.before(store, stage)
     found = Killed()
     pods: dict[int, Child] = {}
     open_indices = set(range(of))
-    next_kill = requests() + rng.randint(1, 12 * of)
+    next_kill = work() + rng.randint(1, most)
     while open_indices:
         for index in sorted(open_indices - set(pods)):
             pods[index] = world.start(store, stage, index, of)
             found.started += 1
         time.sleep(0.002)
-        if found.kills < kills and requests() >= next_kill:
-            next_kill = requests() + rng.randint(1, 12 * of)
+        if found.kills < kills and work() >= next_kill:
+            next_kill = work() + rng.randint(1, most)
             doomed = pods[rng.choice(sorted(pods))]
             doomed.signal(signal.SIGKILL)
             found.kills += doomed.ended() == -signal.SIGKILL

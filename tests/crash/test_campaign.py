@@ -2,7 +2,7 @@
 the answers fail, are cut or get lost. The same bytes as an undisturbed run, or it fails. `test_pods.py` does it to the
 data stages.
 
-HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (16).
+HANFORGE_CRASH_SEED chooses the instants, HANFORGE_CRASH_KILLS how many there are at the least (24).
 """
 
 import os
@@ -28,7 +28,7 @@ from tests.servers.s3 import S3Server
 from tests.training import checkpoints
 
 SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
-KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "16"))
+KILLS = int(os.environ.get("HANFORGE_CRASH_KILLS", "24"))
 STAGES = ("prepare", "phase1", "merge1")
 KILLED = ("phase1", "merge1")
 RECIPE = """\

@@ -2,7 +2,7 @@
 that are hours off. The same bytes as one undisturbed process, or it fails.
 
 HANFORGE_CRASH_SEED chooses the instants; HANFORGE_CRASH_PODS is how many processes work at once (2), and
-HANFORGE_CRASH_POD_KILLS how many of them are killed at the least, by kind (3). `make crash-test` runs 8 and 48, and
+HANFORGE_CRASH_POD_KILLS how many of them are killed at the least, by kind (10). `make crash-test` runs 8 and 48, and
 then answers come up to 5 s late.
 """
 
@@ -10,7 +10,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.servers.s3 import S3Server
 
 SEED = int(os.environ.get("HANFORGE_CRASH_SEED", "1"))
 PODS = int(os.environ.get("HANFORGE_CRASH_PODS", "2"))
-KILLS = int(os.environ.get("HANFORGE_CRASH_POD_KILLS", "3"))
+KILLS = int(os.environ.get("HANFORGE_CRASH_POD_KILLS", "10"))
 FAILING = 0.10
 DELAY_SECONDS = 5.0 if PODS >= 8 else 0.3
 pytestmark = pytest.mark.crash
@@ -39,26 +40,35 @@ def fresh(s3: S3Server) -> Store:
     return Store(f"s3://{s3.new_bucket()}/store")
 
 
+@pytest.mark.parametrize("where", ["file", "s3"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_pods_killed_at_random_on_a_failing_store_give_the_same_bytes(
-    world: World, s3: S3Server, stage: str, monkeypatch: pytest.MonkeyPatch
+    world: World, s3: S3Server, stage: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = random.Random(f"{SEED}-{stage}")
+    rng = random.Random(f"{SEED}-{stage}-{where}")
     total, rounds = Killed(), 0
+    goal = -(-KILLS // 2)
     with faulty_proxy(s3.endpoint, FAILING, seed=SEED) as proxy:
         proxy.most_delay_seconds = DELAY_SECONDS
         use_s3(monkeypatch, s3.environment(proxy.address))
-        while total.kills < KILLS:
-            store = fresh(s3)
-            found = killed_until_done(world, store, stage, PODS, KILLS - total.kills, rng, lambda: proxy.requests)
+        while total.kills < goal:
+            store = fresh(s3) if where == "s3" else Store(f"file://{tmp_path / f'round{rounds}'}")
+            work, most = (lambda: proxy.requests, 12 * PODS) if where == "s3" else (objects_in(store, world, stage), 8)
+            found = killed_until_done(world, store, stage, PODS, goal - total.kills, rng, work, most)
             world.assert_same(store, stage)
             total = Killed(*(a + b for a, b in zip(vars(total).values(), vars(found).values(), strict=True)))
             rounds += 1
     faults = {kind: count for kind, count in sorted(proxy.counts.items()) if kind != "ok"}
     print(
-        f"{stage}: {PODS} pods at once, {total.kills} kills in {rounds} rounds, {total.started} processes, "
+        f"{stage} on {where}: {PODS} pods at once, {total.kills} kills in {rounds} rounds, {total.started} processes, "
         f"{total.doubled} parts written twice; {proxy.requests} requests, {sum(faults.values())} failed {faults}"
     )
+
+
+def objects_in(store: Store, world: World, stage: str) -> Callable[[], int]:
+    """Counts what a stage has written so far."""
+    prefix = world.lock.directory(store, stage).prefix
+    return lambda: len(store.list(prefix))
 
 
 @pytest.mark.parametrize("stage", STAGES)
