@@ -11,6 +11,20 @@ from tests.servers.hub import HubServer, hub_server
 from tests.servers.s3 import S3Server, s3_server
 
 
+@pytest.fixture(autouse=True)
+def _hub_as_before() -> Iterator[None]:
+    """A training takes the Hub away from its process: give it back to the tests that follow in this one."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "0")
+        patch.delenv("HF_HUB_OFFLINE")
+        constants.HF_HUB_OFFLINE = False
+        yield
+    constants.HF_HUB_OFFLINE = before
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """One S3 server for the whole test run; tests keep apart by their buckets."""
@@ -68,8 +82,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub of one's own, empty at first, with HF_ENDPOINT pointing at it and no token."""
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
-    # A training that ran in this process before has taken the Hub away from it.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
     with hub_server(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
