@@ -19,9 +19,9 @@ RULE = {"tag_rate_below": 0.8, "after": 60}
 SLOWLY = {**augment_settings()["client"], "concurrency": 8}
 
 
-def stage_of(store: Store, marks: dict[int, str], count: int = 400, **changes: Any) -> Stage:
+def stage_of(store: Store, marks: dict[int, str], **changes: Any) -> Stage:
     settings = augment_settings(client=SLOWLY, **changes)
-    lock = with_prepared(store, prepared_rows(count, marks=marks), {"augment": settings})
+    lock = with_prepared(store, prepared_rows(400, marks=marks), {"augment": settings})
     return Stage(store, lock, "augment")
 
 
@@ -73,7 +73,7 @@ def test_another_worker_refuses_what_one_has_seen(store: Store, server: OpenAISe
 
 def test_answers_to_another_prompt_do_not_count(store: Store, server: OpenAIServer) -> None:
     augmented(store, prepared_rows(100, marks=SILENT))
-    run(stage_of(store, SILENT, stop_if=RULE, prompt="{question} 왜냐하면? {answer}", count=50))
+    run(stage_of(store, SILENT, stop_if=RULE, prompt="{question} 왜냐하면? {answer}", sample_ratio=0.5))
 
 
 def test_the_process_ends_with_3_and_says_why(store: Store, server: OpenAIServer) -> None:
