@@ -50,6 +50,16 @@ class Connection:
         """Whether nobody has closed it and nothing unasked has arrived."""
         return not self.reader.at_eof() and not self.writer.is_closing()
 
+    async def exchange(self, request: bytes) -> tuple[int, dict[str, str]]:
+        """Send a request, read the head of its answer; closed when that fails."""
+        try:
+            self.writer.write(request)
+            await self.writer.drain()
+            return await _read_head(self.reader)
+        except BaseException:
+            self.writer.close()
+            raise
+
 
 class Origin:
     """The connections to one server. `url` gives scheme, host and port; `headers` go with every request.
@@ -94,25 +104,40 @@ class Origin:
     async def _answer(
         self, method: str, path: str, body: bytes, keep: bool = True
     ) -> AsyncIterator[tuple[int, dict[str, str], asyncio.StreamReader]]:
-        connection = self._taken() or await self._opened()
-        reader, writer = connection.reader, connection.writer
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        connection: Connection | None = None
         kept = False
         try:
-            head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode("latin-1") + body)
-            await writer.drain()
-            status, headers = await _read_head(reader)
-            yield status, headers, reader
+            connection, status, headers = await self._asked(head.encode("latin-1") + body)
+            yield status, headers, connection.reader
             kept = keep and "close" not in headers.get("connection", "").lower() and _has_end(headers)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             if isinstance(error, TimeoutError):
                 raise
             raise BrokenError(f"{type(error).__name__}: {error}") from error
         finally:
-            if kept:
+            if connection is not None and kept:
                 self._idle.append(connection)
-            else:
-                writer.close()
+            elif connection is not None:
+                connection.writer.close()
+
+    async def _asked(self, request: bytes) -> tuple[Connection, int, dict[str, str]]:
+        """Send a request and read the head of its answer.
+
+        A server may close a kept connection at the moment of its next use: one that ends without a byte is no answer,
+        and the request goes once more over a new one (RFC 9112, section 9.3.1).
+        """
+        connection = self._taken()
+        if connection is not None:
+            try:
+                return connection, *await connection.exchange(request)
+            except ConnectionError:
+                pass
+            except asyncio.IncompleteReadError as error:
+                if error.partial:
+                    raise
+        connection = await self._opened()
+        return connection, *await connection.exchange(request)
 
     def _taken(self) -> Connection | None:
         while self._idle:

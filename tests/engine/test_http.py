@@ -71,6 +71,18 @@ def test_a_request_has_one_head_and_its_body_and_a_connection_is_used_again() ->
     assert script.heads == [head, head]
 
 
+def test_a_request_goes_once_more_when_a_kept_connection_ends_without_a_byte() -> None:
+    found, script = got([SAYS, b"!", SAYS.replace(b"hi", b"ho")], times=2)
+    assert [one.body for one in found] == [b"hi", b"ho"] and script.connections == 2
+    assert script.heads[1] == script.heads[2]
+
+
+def test_a_new_connection_that_ends_without_a_byte_and_a_half_answer_are_failures() -> None:
+    for answers in ([b"!"], [SAYS, b"HTTP/1.1 2!"], [SAYS, b"!", b"!"]):
+        with pytest.raises(BrokenError, match="IncompleteReadError"):
+            got(answers, times=2)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -131,8 +131,8 @@ def test_a_lone_endpoint_that_serves_another_model_is_an_outage_and_no_row_fails
     before = received(server)
     with pytest.raises(Trouble, match=r"answered nothing for .*serves \['another'\], not 'teacher'"):
         asyncio.run(collect())
-    assert 20 <= len(outcomes) < 40 and all(isinstance(outcome, Answer) for outcome in outcomes)
-    assert received(server) - before < 100
+    assert 20 <= len(outcomes) < 250 and all(isinstance(outcome, Answer) for outcome in outcomes)
+    assert received(server) - before < 350
 
 
 def test_requests_wait_while_a_lone_endpoint_is_away(server: OpenAIServer) -> None:
