@@ -27,10 +27,10 @@ def test_a_store_that_ignores_conditions_is_noted(s3: S3Server, s3_store_url: st
 
 def test_refused_credentials_and_missing_buckets_are_failures(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3.new_bucket()
-    for key, words in (("refused", "refused the credentials"), ("expired", "refused the credentials")):
+    for key, remedy in (("refused", "expiry"), ("expired", "Renew them")):
         use_s3(monkeypatch, s3.environment(access_key=key))
         [finding] = store_findings(f"s3://{bucket}/x")
-        assert finding.state == "fail" and words in finding.found and "expiry" in finding.remedy
+        assert finding.state == "fail" and "refused the credentials" in finding.found and remedy in finding.remedy
     use_s3(monkeypatch, s3.environment())
     [finding] = store_findings("s3://there-is-no-such-bucket/x")
     assert finding.state == "fail" and "does not exist" in finding.found

@@ -70,7 +70,14 @@ def test_other_kinds_are_refused(store: Store) -> None:
 
 def hanforge(*words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "jobs", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
 
 
 def test_the_command_follows_a_running_stage_and_ends_with_it(store: Store, server: OpenAIServer) -> None:
