@@ -1,6 +1,6 @@
 """Rows for SmolLM: Korean number words between 1000 and 9999, and the figure.
 
-    python examples/smollm/generate.py FOLDER
+python examples/smollm/generate.py FOLDER
 """
 
 import json

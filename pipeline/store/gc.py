@@ -208,7 +208,7 @@ def _running(store: Store, prefix: str) -> list[dict[str, Any]]:
 
 
 def seconds_of(age: str) -> float:
-    """"30d", "12h", "90m" or "45s" in seconds; UserError for anything else."""
+    """ "30d", "12h", "90m" or "45s" in seconds; UserError for anything else."""
     units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
     try:
         return float(age[:-1]) * units[age[-1:]]

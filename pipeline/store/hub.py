@@ -118,8 +118,12 @@ def _standing(store: Store, kind: RepositoryKind, repository: str, commit: str) 
 
 
 def mirror(
-    store: Store, reference: str, kind: RepositoryKind = "model", revision: str | None = None,
-    concurrency: int = 4, report: Report | None = None,
+    store: Store,
+    reference: str,
+    kind: RepositoryKind = "model",
+    revision: str | None = None,
+    concurrency: int = 4,
+    report: Report | None = None,
 ) -> MirroredModel:
     """Copy a repository at one commit into the store; what is there already is not fetched again.
 

@@ -47,9 +47,7 @@ def test_a_killed_holder_is_replaced(store_url: str) -> None:
         lease.check()
 
 
-def test_a_living_holder_is_waited_for_and_its_release_is_seen(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_living_holder_is_waited_for_and_its_release_is_seen(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANFORGE_LEASE_SECONDS", "3")
     first = Lease(directory(store_url), StopFlag())
     first.__enter__()

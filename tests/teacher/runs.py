@@ -87,9 +87,7 @@ def output(stage: Stage, name: str = "rows") -> list[dict[str, Any]]:
     assert manifest is not None
     from pipeline.store.shards import part_lines
 
-    return [
-        orjson.loads(line) for part in manifest.outputs[name] for line in part_lines(stage.store, part)
-    ]
+    return [orjson.loads(line) for part in manifest.outputs[name] for line in part_lines(stage.store, part)]
 
 
 def augmented(store: Store, rows: list[bytes], **changes: Any) -> Stage:
