@@ -37,8 +37,9 @@ crash-test: setup ## The crash campaigns, longer and seeded [SEED=1] [KILLS=100]
 lint: setup ## ruff and strict mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy && echo "lint: clean"
 
-bench: setup ## Benchmarks of this machine: prepare, merge, and the training path on tiny shapes
+bench: setup ## Benchmarks of this machine: prepare, augment, merge, and the training path on tiny shapes
 	@$(BIN)/python -m benchmarks.prepare
+	@$(BIN)/python -m benchmarks.augment
 	@$(BIN)/python -m benchmarks.merge
 	@$(BIN)/python benchmarks/train.py --case all --tiny
 
