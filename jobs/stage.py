@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import resource
 import sys
 import threading
@@ -87,9 +88,14 @@ def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
 
 
 def peak_bytes() -> int:
-    """The peak resident memory of this process and of its largest child, in bytes."""
-    usage = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    return max(item.ru_maxrss for item in usage) * 1024
+    """The peak resident memory of this process and of its largest child, in bytes.
+
+    Linux counts in ru_maxrss also what the parent held when it started this process (getrusage(2)); VmHWM does not.
+    """
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(OSError):  # not Linux
+        own = int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
 def gpu_peak_bytes() -> int:
