@@ -21,7 +21,7 @@ help: ## List the targets
 setup: ## Install everything into .venv (the other targets do this themselves)
 	@PYTHON="$(PYTHON)" ./bootstrap.sh
 
-demo: setup ## The whole chain on tiny models, about 15 minutes on 2 cores [STORE=s3://bucket/folder]
+demo: setup ## The whole chain on tiny models, 8 to 15 minutes on 2 cores [STORE=s3://bucket/folder]
 	@$(BIN)/python examples/demo/run.py $(STORE_OPTION)
 
 demo-smollm: setup ## SmolLM2-135M learns Korean numbers: train, merge, evaluate, serve [STORE=...]
