@@ -1,9 +1,11 @@
 """Fixtures that every room shares: a store on a local folder, on a real S3 API, and on one that fails now and then."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from tests.servers.faulty_proxy import FaultyProxy, faulty_proxy
@@ -12,17 +14,12 @@ from tests.servers.s3 import S3Server, s3_server
 
 
 @pytest.fixture(autouse=True)
-def _hub_as_before() -> Iterator[None]:
+def _not_offline() -> None:
     """A training takes the Hub away from its process: give it back to the tests that follow in this one."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "0")
-        patch.delenv("HF_HUB_OFFLINE")
-        constants.HF_HUB_OFFLINE = False
-        yield
-    constants.HF_HUB_OFFLINE = before
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = False
 
 
 @pytest.fixture(scope="session")

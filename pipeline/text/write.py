@@ -3,10 +3,10 @@
 A unit is a slice of the list of lines of one output; its bytes depend on that slice and the settings alone.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _FORMATS = ("<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u8", "<u8"
 LINE = np.dtype(list(zip(Line._fields, _FORMATS, strict=True)))
 Lines = npt.NDArray[Any]  # of dtype LINE
 _GAP_BYTES = 1 << 18
+_last = threading.local()
 _HEAD_BYTES = 4096
 
 
@@ -120,10 +121,12 @@ def _read(writing: Writing, lines: Lines) -> Iterator[tuple[Line, bytes]]:
         yield line, without_bom(cursor.read(line.offset, length, window), line.offset)
 
 
-@lru_cache(1)
 def _cursor(file: SourceFile) -> LineCursor:
-    """Where this process last read: the next unit goes on from there, so that a compressed file is unpacked once."""
-    return LineCursor(file)
+    """Where this thread last read: the next unit goes on from there, so that a compressed file is unpacked once."""
+    if getattr(_last, "file", None) != file:
+        _last.file, _last.cursor = file, LineCursor(file)
+    cursor: LineCursor = _last.cursor
+    return cursor
 
 
 def _read_ahead(lines: Lines, kept: npt.NDArray[Any]) -> list[int]:

@@ -229,6 +229,8 @@ def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoi
     newest = checkpoints.newest(stage.scratch() / "resume")
     if newest is not None:
         stage.log.info("going on from the checkpoint of step %d", newest[0].step)
+        if trainer.take_finished(newest[1]):
+            return
     trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
     if trainer.state.global_step < trainer.state.max_steps:
         stage.stop.raise_if_requested()

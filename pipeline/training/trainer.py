@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import UserError
@@ -184,6 +185,18 @@ class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
                 f"the loss is {loss} at step {step} with learning_rate={self.args.learning_rate}",
                 "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0.",
             )
+
+    def take_finished(self, checkpoint: Path) -> bool:
+        """Take weights and state of a checkpoint that was saved after the last step; False when steps are left.
+
+        `train` would do one more step: it looks at max_steps only after a step.
+        """
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        finished = state.global_step >= state.max_steps
+        if finished:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+        return bool(finished)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One evaluation batch, without the length column."""

@@ -131,11 +131,14 @@ run(stage)
 """
 
 
-def test_killed_and_resumed_gives_the_same_bytes(make_stage: MakeStage, qwen3_base: Path, tmp_path: Path) -> None:
-    evaluated = {"eval_data": {"input": "heldout"}}
+@pytest.mark.parametrize("steps", [6, 5])  # the end of an epoch, and max_steps in the middle of one
+def test_killed_and_resumed_gives_the_same_bytes(
+    make_stage: MakeStage, qwen3_base: Path, tmp_path: Path, steps: int
+) -> None:
+    evaluated = {"eval_data": {"input": "heldout"}, "max_steps": steps}
     whole = done(make_stage(qwen3_base, store=tmp_path / "undisturbed", **evaluated))
     stage = make_stage(qwen3_base, save_steps=3, **evaluated)
-    for moment, step in (("step", 3), ("commit", 6)):
+    for moment, step in (("step", 3), ("commit", steps)):
         command = [sys.executable, "-c", KILLED, stage.store.url, stage.run_id, moment]
         killed = subprocess.run(command, env={**os.environ}, check=False, timeout=200)
         assert killed.returncode == -signal.SIGKILL
