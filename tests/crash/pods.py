@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,7 @@ class World:
 @contextmanager
 def undisturbed(folder: Path) -> Iterator[World]:
     """The world after every stage was done once, on a local store, by one process."""
-    raw_rows(folder / "raw")
+    raw_rows(folder / "raw", [f"part{number:02d}" for number in range(16)], 40)
     reasoned_rows(folder / "reasoned")
     asked_rows(folder / "asked")
     recipe = folder / "pods.yaml"
@@ -173,13 +173,13 @@ def killed_until_done(
     return found
 
 
-def raw_rows(folder: Path, files: int = 16) -> None:
-    """Files of 40 rows: sums in Korean, with duplicates, Chinese rows and broken lines among them."""
+def raw_rows(folder: Path, names: Iterable[str], rows: int) -> None:
+    """A file for each name with so many rows: sums in Korean, among them duplicates, Chinese rows and broken lines."""
     folder.mkdir(parents=True)
     rng = random.Random(7)
-    for number in range(files):
+    for name in names:
         lines = []
-        for _ in range(40):
+        for _ in range(rows):
             kind = rng.random()
             question = f"{rng.randrange(10_000)} 더하기 {rng.randrange(10_000)}은 얼마입니까?"
             row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "답입니다."}]}
@@ -188,7 +188,7 @@ def raw_rows(folder: Path, files: int = 16) -> None:
             lines.append(b"{broken" if kind > 0.97 else orjson.dumps(row))
             if 0.05 < kind < 0.08:
                 lines.append(lines[-1])
-        (folder / f"part{number:02d}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
 
 def reasoned_rows(folder: Path, files: int = 24) -> None:

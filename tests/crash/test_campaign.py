@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import pytest
 
 from pipeline.recipe.load import load_recipe
@@ -23,6 +22,7 @@ from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, create_run, find_run, resolve
 from tests.conftest import use_s3
 from tests.crash.nursery import DATA, TRAINING, Nursery
+from tests.crash.pods import raw_rows
 from tests.servers.faulty_proxy import faulty_proxy
 from tests.servers.s3 import S3Server
 from tests.training import checkpoints
@@ -69,29 +69,11 @@ class World:
         return self.lock.directory(store, stage).manifest()
 
 
-def raw_rows(folder: Path) -> None:
-    """Three files of 900 rows in all: sums in Korean, with duplicates, Chinese rows and broken lines among them."""
-    folder.mkdir(parents=True)
-    rng = random.Random(7)
-    for name in ("alpha", "beta", "gamma"):
-        lines = []
-        for _ in range(300):
-            kind = rng.random()
-            question = f"{rng.randrange(10_000)} 더하기 {rng.randrange(10_000)}은 얼마입니까?"
-            row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "답입니다."}]}
-            if kind < 0.05:
-                row["messages"][1]["content"] = "你好，这是一个完整的中文句子。"
-            lines.append(b"{broken" if kind > 0.97 else orjson.dumps(row))
-            if 0.05 < kind < 0.08:
-                lines.append(lines[-1])
-        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Every stage done once without a disturbance, and how long each took."""
     folder = tmp_path_factory.mktemp("campaign")
-    raw_rows(folder / "raw")
+    raw_rows(folder / "raw", ("alpha", "beta", "gamma"), 300)
     base = checkpoints.qwen3(folder / "base")
     recipe = folder / "campaign.yaml"
     recipe.write_text(RECIPE.replace("BASE", str(base)), "utf-8")

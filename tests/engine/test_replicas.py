@@ -116,10 +116,12 @@ def test_one_of_two_dies_and_comes_back(server: OpenAIServer, second_name: str) 
 def test_a_lone_endpoint_that_serves_another_model_is_an_outage_and_no_row_fails(server: OpenAIServer) -> None:
     server.control(latency_seconds=0.02)
     outcomes: list[Answer | Failure] = []
+    at_rename: list[int] = []
 
     def rename(count: int, client: Client) -> None:
         if count == 20:
             server.control(models=["another"])
+            at_rename.append(received(server) - before)
 
     async def collect() -> None:
         settings = QUICK.model_copy(update={"outage_seconds": 0.5, "concurrency": 8})
@@ -131,8 +133,8 @@ def test_a_lone_endpoint_that_serves_another_model_is_an_outage_and_no_row_fails
     before = received(server)
     with pytest.raises(Trouble, match=r"answered nothing for .*serves \['another'\], not 'teacher'"):
         asyncio.run(collect())
-    assert 20 <= len(outcomes) < 250 and all(isinstance(outcome, Answer) for outcome in outcomes)
-    assert received(server) - before < 350
+    assert 20 <= len(outcomes) <= at_rename[0] < 500 and all(isinstance(outcome, Answer) for outcome in outcomes)
+    assert received(server) - before - at_rename[0] < 80
 
 
 def test_requests_wait_while_a_lone_endpoint_is_away(server: OpenAIServer) -> None:
