@@ -13,6 +13,13 @@ from tests.servers.hub import HubServer, hub_server
 from tests.servers.s3 import S3Server, s3_server
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure when it happens, by the process that prints: a run that is cut off has no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}", file=sys.__stdout__, flush=True)
+
+
 @pytest.fixture(autouse=True)
 def _not_offline() -> None:
     """A training takes the Hub away from its process: give it back to the tests that follow in this one."""

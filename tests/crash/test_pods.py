@@ -81,6 +81,7 @@ def test_a_doubled_index_a_stopped_pod_and_wrong_clocks_do_no_harm(world: World,
     sleeper = world.start(store, stage, 0, 3)
     begun = rng.randint(2, 12)  # objects that it has written by then: less than half of any stage's
     while len(store.list(world.lock.directory(store, stage).prefix)) < begun:
+        assert not sleeper.has_ended(), sleeper.log()
         time.sleep(0.01)
     sleeper.signal(signal.SIGSTOP)
     pods = [world.start(store, stage, 0, 3, hours=-31.0), world.start(store, stage, 2, 3, hours=7.0)]

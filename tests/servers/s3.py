@@ -12,6 +12,7 @@
 """
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -97,9 +98,16 @@ class Strict:
         if bucket.startswith("unconditional-"):
             environ.pop("HTTP_IF_NONE_MATCH", None)
         if writes and "HTTP_IF_NONE_MATCH" in environ:
+            _receive(environ)  # before the lock: a client may stop, or die, in the middle of its body
             with self.conditional:
                 return list(self.inner(environ, start_response))
         return self.inner(environ, start_response)  # type: ignore[no-any-return]
+
+
+def _receive(environ: dict[str, Any]) -> None:
+    """Read a request's body, so that nothing waits for the client any more."""
+    length = -1 if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
+    environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
 
 
 def _refuse(environ: dict[str, Any], start_response: Any, status: str, code: str, message: str) -> list[bytes]:
