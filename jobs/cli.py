@@ -1,29 +1,39 @@
-"""`hanforge`: registers every command. Heavy libraries are imported by the command that needs them."""
+"""`hanforge`: names every command. Heavy libraries are imported by the command that needs them."""
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
-from jobs import (
-    chat,
-    diff,
-    doctor,
-    engine,
-    estimate,
-    export,
-    fetch,
-    gc,
-    inspect,
-    lineage,
-    peek,
-    promote,
-    report,
-    run,
-    samples,
-)
+from jobs import diff, estimate, inspect, models, plan, rows, run, upkeep
 from pipeline.errors import HanforgeError
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "stage": run.stage,
+    "promote": models.promote,
+    "recipes": inspect.recipes,
+    "render": inspect.render,
+    "schema": inspect.schema,
+    "plan": plan.plan,
+    "status": inspect.status,
+    "logs": inspect.logs,
+    "why": inspect.why,
+    "show-sample": rows.show_sample,
+    "peek": rows.peek,
+    "estimate": estimate.estimate,
+    "lineage": models.lineage,
+    "report": inspect.report,
+    "diff": diff.diff,
+    "chat": models.chat,
+    "engine": models.engine,
+    "fetch": models.fetch,
+    "export": rows.export,
+    "parts": rows.parts,
+    "gc": upkeep.gc,
+    "doctor": upkeep.doctor,
+}
 app = typer.Typer(
     name="hanforge",
     help="Fine-tuning pipelines for Korean language and vision-language models.",
@@ -31,21 +41,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-run.register(app)
-promote.register(app)
-inspect.register(app)
-samples.register(app)
-peek.register(app)
-estimate.register(app)
-lineage.register(app)
-report.register(app)
-diff.register(app)
-chat.register(app)
-engine.register(app)
-fetch.register(app)
-export.register(app)
-gc.register(app)
-doctor.register(app)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def main() -> None:

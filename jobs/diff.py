@@ -1,18 +1,12 @@
 """`hanforge diff`: what changed between two sets of rows. Logic: pipeline.reporting.diff."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
-from jobs.options import DEFAULT_STORE, JsonOption, StoreOption
+from jobs import options
 
 MOST_SOURCES = 30
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command("diff")(diff)
 
 
 def diff(
@@ -22,8 +16,8 @@ def diff(
         str | None, typer.Option(help="In both runs; by default the first stage with rows that differs.")
     ] = None,
     examples: Annotated[int, typer.Option("--examples", "-n", min=0, help="Rows shown of each reason.")] = 3,
-    store: StoreOption = DEFAULT_STORE,
-    as_json: JsonOption = False,
+    store: options.Store = options.STORE,
+    as_json: options.Json = False,
 ) -> None:
     """Say what changed between two prepared, augmented or validated sets, and why rows are in one of them only."""
     from pipeline.reporting.diff import diff_of
@@ -31,7 +25,7 @@ def diff(
 
     document = diff_of(open_store(store), run_a, run_b, stage, examples)
     if as_json:
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        options.print_json(document)
     else:
         _print(document)
 

@@ -1,23 +1,11 @@
 """`hanforge estimate`: what an augment stage will take, from a few samples that are part of its result."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import (
-    DEFAULT_STORE,
-    InputOption,
-    JsonOption,
-    OverlayOption,
-    ProfileOption,
-    ProfilesOption,
-    RecipeArgument,
-    SetOption,
-    StoreOption,
-    configure_logging,
-)
+from jobs import options
 
 if TYPE_CHECKING:
     from pipeline.recipe.models import Recipe
@@ -25,25 +13,20 @@ if TYPE_CHECKING:
     from pipeline.teacher.forecast import Range
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command("estimate")(estimate)
-
-
 def estimate(
-    recipe: RecipeArgument,
+    recipe: options.Recipe,
     stage: Annotated[str | None, typer.Argument(help="An augment stage; by default the recipe's only one.")] = None,
     samples: Annotated[int, typer.Option(min=8, help="Samples that are asked now; part of the result.")] = 64,
-    store: StoreOption = DEFAULT_STORE,
-    sets: SetOption = [],
-    overlay: OverlayOption = [],
-    inputs: InputOption = [],
-    profile: ProfileOption = None,
-    profiles: ProfilesOption = None,
-    as_json: JsonOption = False,
+    store: options.Store = options.STORE,
+    sets: options.Sets = [],
+    overlay: options.Overlays = [],
+    inputs: options.Inputs = [],
+    profile: options.Profile = None,
+    profiles: options.Profiles = None,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a few samples of an augment stage, then say how long all will take, what it costs and what is rejected."""
-    configure_logging()
+    options.configure_logging()
     from jobs.early import check_early
     from jobs.run import pinned
     from pipeline.local.chain import Options
@@ -66,8 +49,7 @@ def estimate(
     where = profile or lock.settings(name).profile
     found = made(Stage(opened, lock, name, stop=stop), samples, known_profiles(profiles)[where], _say)
     if as_json:
-        document = {"run": lock.run_id, "stage": name, "profile": where, **found.plain()}
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        options.print_json({"run": lock.run_id, "stage": name, "profile": where, **found.plain()})
     else:
         typer.echo("\n  ".join([f"{name} of run {lock.run_id}, profile {where}", *described(found)]))
 
@@ -95,7 +77,7 @@ def _say(answered: int, asked: int) -> None:
 
 def described(found: "Estimate") -> list[str]:
     """The estimate as lines for people, the method beside each figure."""
-    from jobs.live import duration
+    from pipeline.reporting.figures import duration
 
     lines = [
         f"samples   {found.planned:,} planned, {found.answered_before:,} answered before, {found.asked:,} asked now"

@@ -6,9 +6,12 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipeline.local.chain import Options, Process, scope
+from pipeline.reporting.figures import duration
+from pipeline.reporting.samples import printable
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.status import StageStatus, chain_status
@@ -19,24 +22,16 @@ COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yell
 
 def table_of(title: str, statuses: list[StageStatus]) -> Table:
     """The chain as a table: stage, state, progress or rows by state, time, peak memory."""
-    table = Table(title=title, title_justify="left", expand=False)
-    for name, justify in (
-        ("stage", "left"),
-        ("kind", "left"),
-        ("state", "left"),
-        ("progress", "left"),
-        ("time", "right"),
-        ("peak", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=name != "progress")  # type: ignore[arg-type]
+    left = [Column(name, no_wrap=name != "progress") for name in ("stage", "kind", "state", "progress")]
+    right = [Column(name, no_wrap=True, justify="right") for name in ("time", "peak")]
+    table = Table(*left, *right, title=title, title_justify="left")
     for status in statuses:
-        colour = COLOURS.get(status.state, "default")
         seconds = status.seconds or float(status.progress.get("seconds") or 0)
         table.add_row(
             status.name,
             status.kind,
-            f"[{colour}]{status.state}[/]",
-            describe(status),
+            Text(status.state, COLOURS.get(status.state, "default")),
+            Text(describe(status)),
             duration(seconds) if seconds else "",
             f"{status.peak_bytes / 2**30:.1f} GiB" if status.peak_bytes else "",
         )
@@ -46,7 +41,7 @@ def table_of(title: str, statuses: list[StageStatus]) -> Table:
 def describe(status: StageStatus) -> str:
     """One cell: rows by state when done, else progress with ETA and the note of its quality, else the message."""
     if status.message:
-        return status.message.replace("[", "\\[")
+        return printable(status.message)
     if status.counts is not None:
         counts = status.counts
         bad = [
@@ -59,24 +54,13 @@ def describe(status: StageStatus) -> str:
     if status.state != "running" or not progress:
         return ""
     total, eta = progress.get("total"), progress.get("eta_seconds")
-    numbers = [
-        f"{name} {progress[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(progress.get(name), float)
-    ]
     parts = [
         f"{progress['done']:,}" + (f" of {total:,}" if total else ""),
-        *numbers,
+        *(f"{name} {progress[name]:.4g}" for name in ("loss", "eval_loss") if isinstance(progress.get(name), float)),
         f"{duration(eta)} left" if eta else "",
-        str(progress.get("note") or "").replace("[", "\\["),
+        printable(str(progress.get("note") or "")),
     ]
     return ", ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them. Example: 3725 -> "1:02:05", 42.3 -> "42.3 s" """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 class LiveTable:
@@ -88,6 +72,7 @@ class LiveTable:
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
         self._drawn = 0.0
+        self._names: set[str] = set()
         self._said: dict[str, tuple[str, float]] = {}  # by stage: the state printed last, and when
         self._began = time.monotonic()
 
@@ -111,8 +96,7 @@ class LiveTable:
     def show(self, running: list[Process]) -> None:
         """Draw the table, at most once a second."""
         names = {process.stage for process in running}
-        changed = names != getattr(self, "_names", None)
-        self._names = names
+        changed, self._names = names != self._names, names
         if time.monotonic() - self._drawn < (1.0 if changed else 2.0):
             return
         self._drawn = time.monotonic()

@@ -1,56 +1,36 @@
 """`run`, `stage`: do the work of a recipe, here."""
 
-import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import (
-    DEFAULT_STORE,
-    InputOption,
-    OverlayOption,
-    ProfileOption,
-    ProfilesOption,
-    RecipeArgument,
-    SetOption,
-    StoreOption,
-    assignments,
-    configure_logging,
-)
+from jobs import options
 
 if TYPE_CHECKING:
     from pipeline.recipe.models import Recipe
     from pipeline.store.objects import Store
     from pipeline.store.runs import RunLock
 
-LOG = logging.getLogger("hanforge")
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command("run")(run)
-    app.command("stage")(stage)
-
 
 def run(
-    recipe: RecipeArgument,
-    store: StoreOption = DEFAULT_STORE,
+    recipe: options.Recipe,
+    store: options.Store = options.STORE,
     only: Annotated[
         list[str], typer.Option("--only", help="Only this stage; what it needs must be done. Repeatable.")
     ] = [],
     start: Annotated[str | None, typer.Option("--from", help="This stage and whatever depends on it.")] = None,
-    sets: SetOption = [],
-    overlay: OverlayOption = [],
-    inputs: InputOption = [],
-    profile: ProfileOption = None,
-    profiles: ProfilesOption = None,
+    sets: options.Sets = [],
+    overlay: options.Overlays = [],
+    inputs: options.Inputs = [],
+    profile: options.Profile = None,
+    profiles: options.Profiles = None,
     upstream: Annotated[str | None, typer.Option(help="Inherit the inputs' identities from this run.")] = None,
     repin: Annotated[bool, typer.Option("--repin", help="With --only or --from: look at the inputs again.")] = False,
     parallel: Annotated[int, typer.Option(min=1, help="Stages at once.")] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every process's own output.")] = False,
 ) -> None:
     """Run a recipe's stages on this machine; what is done stays done, and a second run goes on."""
-    configure_logging(verbose)
+    options.configure_logging(verbose)
     from jobs.early import check_early
     from jobs.live import LiveTable
     from pipeline.errors import UserError
@@ -69,14 +49,14 @@ def run(
     opened = open_store(store)
     narrowed = bool(only or start) and not repin
     candidate = pinned(opened, loaded, inputs, profile, profiles, upstream, narrowed, only or list(loaded.stages))
-    options = Options(tuple(only), start, parallel, verbose=verbose)
-    check_early(opened, known_run(opened, candidate) or candidate, options)
+    chosen = Options(tuple(only), start, parallel, verbose=verbose)
+    check_early(opened, known_run(opened, candidate) or candidate, chosen)
     lock = create_run(opened, candidate)
     events.say(opened, lock.run_id, "", "asked for", message=f"hanforge run {recipe}")
     stop = StopFlag()
     stop.listen()
-    with LiveTable(opened, lock, options) as table:
-        run_chain(opened, lock, options, stop, table.show)
+    with LiveTable(opened, lock, chosen) as table:
+        run_chain(opened, lock, chosen, stop, table.show)
 
 
 def pinned(
@@ -114,12 +94,12 @@ def pinned(
                 pins[reference] = (
                     ensure_model(store, reference).revision if wanted else pinned_revision(store, reference)
                 )
-    return resolve(store, recipe, assignments(inputs, "--input"), keep, profile, profiles_file, pins=pins)
+    return resolve(store, recipe, options.assignments(inputs, "--input"), keep, profile, profiles_file, pins=pins)
 
 
 def stage(
     name: Annotated[str, typer.Argument(help="The stage's name.")],
-    store: StoreOption = DEFAULT_STORE,
+    store: options.Store = options.STORE,
     run: Annotated[str | None, typer.Option("--run", envvar="HANFORGE_RUN", help="The run's id.")] = None,
     recipe: Annotated[
         str | None,
@@ -127,14 +107,14 @@ def stage(
             "--recipe", envvar="HANFORGE_RECIPE", help="The recipe, when this process may be the run's first."
         ),
     ] = None,
-    inputs: InputOption = [],
-    profile: ProfileOption = None,
-    profiles: ProfilesOption = None,
+    inputs: options.Inputs = [],
+    profile: options.Profile = None,
+    profiles: options.Profiles = None,
     index: Annotated[int, typer.Option("--index", envvar=["HANFORGE_INDEX", "JOB_COMPLETION_INDEX"], min=0)] = 0,
     of: Annotated[int, typer.Option("--of", envvar="HANFORGE_OF", min=1)] = 1,
 ) -> None:
     """Do one stage of a run, the images' entrypoint. Exit codes: 2 mend something, 3 refused, 143 stopped, 1 retry."""
-    configure_logging()
+    options.configure_logging()
     from jobs.stage import run_stage
     from pipeline.errors import UserError
     from pipeline.local.chain import die_with_parent

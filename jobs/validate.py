@@ -1,5 +1,6 @@
 """The validate stage: checks of reasoning rows, samples shown, a gate over the whole."""
 
+from jobs.options import say
 from pipeline.store.stage import Stage
 from pipeline.teacher import show, validate
 
@@ -10,4 +11,4 @@ def run(stage: Stage) -> None:
     manifest = stage.directory.manifest()
     if manifest is not None and stage.index == 0:
         show.print_samples(stage.store, manifest, stage.settings)
-        print(show.summary(stage.settings, manifest), flush=True)
+        say(show.summary(stage.settings, manifest))

@@ -1,6 +1,7 @@
 """Rows drawn on a terminal: turns by role, reasoning set apart from the answer, Korean in its real width."""
 
 import base64
+import re
 import unicodedata
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.text.thinking import split_thinking
 
 SHORT_CHARACTERS = 400
 ROLES = {"system": "dim", "user": "bold cyan", "assistant": "bold green"}
+_UNUSUAL = re.compile(r"[^\n\t -~가-힣]")  # may be harmful; all others are not
 SHOWN = {
     "text",
     "messages",
@@ -61,16 +63,18 @@ def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which a hostile row could use to rewrite the terminal.
+    """The text with control characters escaped, which a hostile row could use to rewrite the terminal.
 
-    Example: "a\\x1b[2Jb" -> "a\\ufffd[2Jb"
+    Direction marks are escaped as well; new lines, tabs and the joiner that emoji need stay.
+    Example: "a\x1b[2Jb" -> "a\\x1b[2Jb"
     """
-    return "".join(character if _is_harmless(character) else "\ufffd" for character in text)
+    return _UNUSUAL.sub(_escaped, text)
 
 
-def _is_harmless(character: str) -> bool:
-    """Neither a control nor a direction mark; the joiner that emoji need is harmless."""
-    return character in "\n\t\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    harmless = character == "\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+    return character if harmless else character.encode("unicode_escape").decode()
 
 
 def _turn(message: Any, full: bool) -> RenderableType:

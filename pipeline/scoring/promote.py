@@ -18,7 +18,7 @@ from pipeline.scoring.verdict import Bound, limit_refusals, regression_refusals
 from pipeline.store.commit import Counts, dumped
 from pipeline.store.named import NamedModel
 from pipeline.store.objects import Store
-from pipeline.store.promotions import highest_promotion, own_promotion, promotion_key, promotions
+from pipeline.store.promotions import highest_promotion, newest_promotion, own_promotion, promotion_key, promotions
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.store.status import require_done
@@ -64,11 +64,12 @@ def promote(store: Store, recipe: str, candidate: Candidate) -> dict[str, Any]:
             return written
 
 
-def rollback(store: Store, recipe: str, to: int | None = None) -> dict[str, Any]:
+def rollback(store: Store, recipe: str | None = None, to: int | None = None) -> dict[str, Any]:
     """Promote an earlier model again as a new n: number `to`, by default the newest that is another model.
 
-    Raises UserError when there is none.
+    Without a recipe it is the only one that has promotions. Raises UserError when there is none.
     """
+    recipe = recipe or str(newest_promotion(store)["recipe"])
     while True:
         known = promotions(store, recipe)
         if not known:

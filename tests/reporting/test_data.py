@@ -140,7 +140,7 @@ def test_examples_of_rare_reasons_are_found_and_control_marks_are_not_kept(tmp_p
     found = {one.reason: one for one in rejections(rows, {"chinese": 500, "nul_character": 1}, 1)}
     assert len(found["chinese"].examples) == 3 and len({example.origin for example in found["chinese"].examples}) == 3
     (_, asked), (_, answered) = found["nul_character"].examples[0].turns
-    assert asked == f"\ufffd[2J\ufffd{HOSTILE}" and len(answered) < 7000
+    assert asked == rf"\x1b[2J\u202e{HOSTILE}" and len(answered) < 7000
 
 
 def test_duplicates_and_rows_before_and_after_preparation(made: tuple[Store, RunLock, Report]) -> None:

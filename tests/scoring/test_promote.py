@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import GateRefused, UserError
-from pipeline.scoring.promote import Candidate, promote, rollback
+from pipeline.scoring.promote import Candidate, promote, promote_named, rollback
 from pipeline.scoring.verdict import Bound
 from pipeline.store.commit import Counts
 from pipeline.store.named import named_model
@@ -142,15 +142,13 @@ def test_a_reader_with_a_stricter_limit_is_refused_by_the_stored_scores(tmp_path
 
 
 def test_the_command_obeys_the_recipes_limits(tmp_path: Path) -> None:
-    from jobs.promote import promote_word, rollback_recipe
-
     store = Store(f"file://{tmp_path / 'store'}")
     lock = chain(store, tmp_path, limits={"data.off.exact": {"min": 0.9}})
-    assert promote_word(store, f"{lock.run_id}:merge2")["by"] == "command"
+    assert promote_named(store, named_model(store, f"{lock.run_id}:merge2"))["by"] == "command"
     worse = chain(store, tmp_path, 0.5, limits={"data.off.exact": {"min": 0.9}})
     with pytest.raises(GateRefused, match=r"0.400 under"):
-        promote_word(store, f"{worse.run_id}:merge2")
+        promote_named(store, named_model(store, f"{worse.run_id}:merge2"))
     with pytest.raises(UserError, match="is no stage's output"):
-        promote_word(store, str(tmp_path / "base"))
+        promote_named(store, named_model(store, str(tmp_path / "base")))
     with pytest.raises(UserError, match="no earlier model"):
-        rollback_recipe(store, "demo")
+        rollback(store, "demo")

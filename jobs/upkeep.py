@@ -1,29 +1,26 @@
-"""`gc`: delete runs and what no other run refers to, after showing it. Logic: pipeline.store.gc."""
+"""Commands that look after a store and a machine: gc, doctor. Logic: pipeline.store.gc, pipeline.store.doctor."""
 
+import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import DEFAULT_STORE, StoreOption, configure_logging
+from jobs import options
 
 if TYPE_CHECKING:
     from pipeline.store.gc import GcPlan
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command("gc")(gc)
 
 
 def gc(
     runs: Annotated[list[str], typer.Option("--run", help="Delete this run; repeatable.")] = [],
     older_than: Annotated[str | None, typer.Option(help="Delete runs created longer ago: 30d, 12h.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
-    store: StoreOption = DEFAULT_STORE,
+    store: options.Store = options.STORE,
 ) -> None:
     """Delete the runs you name or that are older than you say, then what no run refers to. Shows it first."""
-    configure_logging()
+    options.configure_logging()
     from pipeline.store.gc import carry_out, plan_gc, seconds_of
     from pipeline.store.probe import open_store
 
@@ -40,11 +37,13 @@ def gc(
 
 def _show(plan: "GcPlan") -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=None)
-    for column in ("delete", "objects", "MiB"):
-        table.add_column(column, justify="left" if column == "delete" else "right", overflow="fold")
+    table = Table(
+        Column("delete", overflow="fold"),
+        *(Column(name, justify="right", overflow="fold") for name in ("objects", "MiB")),
+        box=None,
+    )
     for folder in plan.folders:
         table.add_row(folder.prefix, str(len(folder.entries)), f"{folder.bytes / 2**20:,.1f}")
     if plan.folders:
@@ -54,3 +53,26 @@ def _show(plan: "GcPlan") -> None:
         typer.echo(f"delete run {run}")
     for run, reason in plan.kept.items():
         typer.echo(f"kept {run}: {reason}")
+
+
+def doctor(store: options.Store = options.STORE, as_json: options.Json = False) -> None:
+    """Check this machine and the store: what is there, what is wrong, what to do. Exit 2 when something is wrong."""
+    options.configure_logging()
+    os.environ.setdefault("HANFORGE_STORE_PATIENCE", "15")  # somebody waits at the terminal
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from pipeline.store.doctor import machine_findings, store_findings
+
+    findings = [*machine_findings(), *store_findings(store)]
+    if as_json:
+        options.print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]FAIL[/]"}
+        styles = ("bold", "", "", "dim")
+        table = Table(*(Column(style=style, overflow="fold") for style in styles), box=None, show_header=False)
+        for finding in findings:
+            table.add_row(finding.name, marks[finding.state], finding.found, finding.remedy)
+        Console().print(table)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(2)

@@ -1,13 +1,44 @@
-"""Prints a plan for people."""
+"""`hanforge plan`: what a recipe will do. Logic: pipeline.reporting.plan."""
 
-from rich.console import Console
-from rich.markup import escape
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.reporting.plan import Plan, StagePlan
+import typer
+
+from jobs import options
+
+if TYPE_CHECKING:
+    from pipeline.reporting.plan import Plan, StagePlan
 
 
-def print_plan(plan: Plan, explain: bool) -> None:
+def plan(
+    recipe: options.Recipe,
+    store: options.Store = options.STORE,
+    sets: options.Sets = [],
+    overlay: options.Overlays = [],
+    inputs: options.Inputs = [],
+    profile: options.Profile = None,
+    profiles: options.Profiles = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the arithmetic behind every figure.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Print the DAG: what each stage reads and writes, whether it is done, its steps, tokens, disk and memory."""
+    options.configure_logging()
+    from pipeline.recipe.load import load_recipe
+    from pipeline.reporting.plan import plan_of
+
+    given = options.assignments(inputs, "--input")
+    planned = plan_of(load_recipe(recipe, overlay, sets), store, given, profile, profiles)
+    if as_json:
+        options.print_json(planned.plain())
+    else:
+        _print(planned, explain)
+
+
+def _print(plan: "Plan", explain: bool) -> None:
     """One block a stage; with `explain` every figure's arithmetic below it."""
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(highlight=False)
     console.print(f"[bold]{plan.recipe}[/]: {escape(plan.description)}")
     for number, stage in enumerate(plan.stages, 1):
@@ -28,7 +59,7 @@ def print_plan(plan: Plan, explain: bool) -> None:
         console.print(f"[red]missing[/]: {escape(message)}")
 
 
-def _figures(stage: StagePlan) -> list[str]:
+def _figures(stage: "StagePlan") -> list[str]:
     out = []
     if stage.rows is not None:
         out.append(f"{stage.rows:,} rows" if stage.done or stage.kind != "train" else f"trains on {stage.rows:,} rows")
