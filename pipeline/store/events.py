@@ -18,7 +18,11 @@ from pipeline.store.objects import Store
 
 @dataclass(frozen=True)
 class Event:
-    """One event of one stage: `what` is started, ended or observed; `time` in seconds since the epoch."""
+    """One event of one stage (of the run as a whole where it is ""); `time` in seconds since the epoch.
+
+    `what`: "asked for"; "started" and "ended" are the process's own words, "observed" is its end as seen from outside,
+    "noted" is whatever else a cluster said about it.
+    """
 
     time: float
     stage: str
@@ -37,10 +41,11 @@ def say(
     worker: str = "",
     exit_code: int | None = None,
     message: str = "",
+    at: float | None = None,
     **facts: Any,
 ) -> None:
-    """Record an event."""
-    now = time.time()
+    """Record an event, of now or of the time `at`."""
+    now = time.time() if at is None else at
     record = {
         "time": now,
         "stage": stage,
