@@ -5,7 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stamp=.venv/.installed
-wanted=$(cat pyproject.toml constraints/development.txt constraints/overrides.txt bootstrap.sh | sha256sum | cut -d' ' -f1)
+wanted=$({
+    cat pyproject.toml setup.py constraints/development.txt constraints/overrides.txt bootstrap.sh
+    cat pipeline/text/rowreader*.p?[ix]
+    command -v ${CC:-} cc gcc clang || true
+} | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
     exit 0
 fi
@@ -37,6 +41,22 @@ find_uv() {
     echo .hanforge/uv/bin/uv
 }
 
+# The row reader is compiled. Without a C compiler here the one of the PyPI package `ziglang` takes its place.
+find_compiler() {
+    local candidate
+    for candidate in ${CC:-} cc gcc clang; do
+        if command -v "$candidate" >/dev/null; then
+            return
+        fi
+    done
+    if [ ! -x .hanforge/zig/bin/python ]; then
+        say "no C compiler on PATH: installing zig's into .hanforge/zig (100 MB)"
+        "$uv" venv --quiet --python "$python" .hanforge/zig
+        VIRTUAL_ENV=$PWD/.hanforge/zig "$uv" pip install --quiet ziglang==0.17.1
+    fi
+    export CC="$PWD/.hanforge/zig/bin/python -m ziglang cc" LDSHARED="$PWD/.hanforge/zig/bin/python -m ziglang cc -shared"
+}
+
 python=$(find_python)
 uv=$(find_uv "$python")
 free_gib=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1048576))
@@ -49,8 +69,11 @@ if [ ! -x .venv/bin/python ]; then
 fi
 say "installing the pinned packages into .venv (torch and vLLM for the CPU: about 7 GB; minutes the first time)"
 started=$SECONDS
-VIRTUAL_ENV=$PWD/.venv "$uv" pip install --quiet \
+find_compiler || say "no C compiler could be fetched"
+VIRTUAL_ENV=$PWD/.venv "$uv" pip install --quiet --reinstall-package hanforge \
     --overrides constraints/overrides.txt --constraints constraints/development.txt \
     --editable '.[train,development]'
+.venv/bin/python -c 'import pipeline.text.rowreader' 2>/dev/null ||
+    say "warning: the row reader could not be compiled; prepare gives the same rows, some six times slower"
 echo "$wanted" > "$stamp"
 say "installed in $((SECONDS - started)) s"

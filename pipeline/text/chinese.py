@@ -14,8 +14,9 @@ from pydantic import Field
 
 from pipeline.recipe.fields import Closed
 
-# Extension A, unified and compatibility ideographs, planes 2 and 3; `examine` scans for their first bytes in UTF-8.
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+# Extension A, unified and compatibility ideographs, planes 2 and 3; `rowreader` looks for the same.
+HAN_RANGES = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+HAN = "".join(f"{chr(first)}-{chr(last)}" for first, last in HAN_RANGES)
 _HANGUL = "\uac00-\ud7a3"
 _ANY_HAN = re.compile(f"[{HAN}]")
 _HAN_RUN = re.compile(f"[{HAN}]+")

@@ -1,6 +1,6 @@
 """One raw line judged: a sound conversation, or the first rule that it breaks. This is the plain rule.
 
-`fast.py` judges most lines without it, and must judge them alike.
+`rowreader` judges most lines without it, and must judge them alike.
 """
 
 import unicodedata
@@ -41,11 +41,6 @@ class Rules:
     prompts: bool = False
     overlap: frozenset[int] = field(default=frozenset(), repr=False)
 
-    @property
-    def wants_text(self) -> bool:
-        """Whether every sound row's text is asked for, so that no shorter way through a line is left."""
-        return self.prompts or bool(self.overlap)
-
 
 class Finding(NamedTuple):
     """What a line is: `reason` is empty for a sound row; `turns` is empty where the row has no sound conversation."""
@@ -68,9 +63,9 @@ class Judged(NamedTuple):
     opening: int = 0
 
 
-def judge(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> Judged:
+def judge(line: bytes, stem: str, rules: Rules) -> Judged:
     """Examine a line and keep what the first pass records of it."""
-    reason, _, source, turns = examine(line, stem, rules, may_have_han)
+    reason, _, source, turns = examine(line, stem, rules)
     chars, multi = characters(turns), is_multi_turn(turns)
     if reason:
         return Judged(reason, source, NO_KEY, chars, multi)
@@ -78,10 +73,9 @@ def judge(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> Ju
     return Judged(reason, source, content_key(turns), chars, multi, hashes[-1], hashes[0])
 
 
-def examine(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> Finding:
+def examine(line: bytes, stem: str, rules: Rules) -> Finding:
     """The plain rule: judge one line; `stem` is the source of rows that name none.
 
-    `may_have_han` is False where the caller knows that no Han character can be in the line.
     Example: b'{"messages": []}', "kowiki" -> Finding("messages_empty", "", "kowiki", [])
     """
     if len(line) > rules.max_row_bytes:
@@ -99,7 +93,7 @@ def examine(line: bytes, stem: str, rules: Rules, may_have_han: bool = True) -> 
     reason = check_messages(messages)
     if reason:
         return Finding(reason, "", source or stem, [])
-    return _judged(turns_of(messages), source or stem, rules, may_have_han)
+    return _judged(turns_of(messages), source or stem, rules)
 
 
 def _unreadable(line: bytes, broken: orjson.JSONDecodeError, stem: str) -> Finding:
@@ -124,13 +118,13 @@ def messages_of(row: dict[str, Any], columns: Columns) -> Any:
     return messages
 
 
-def _judged(turns: Sequence[tuple[str, str]], source: str, rules: Rules, may_have_han: bool) -> Finding:
+def _judged(turns: Sequence[tuple[str, str]], source: str, rules: Rules) -> Finding:
     """The rules about content, for turns that are a sound conversation."""
     if source in rules.exclude or (rules.include is not None and source not in rules.include):
         return Finding("source_excluded", "", source, turns)
     if rules.max_chars is not None and (chars := characters(turns)) > rules.max_chars:
         return Finding("too_many_chars", f"{chars} characters, max_chars is {rules.max_chars}", source, turns)
-    if may_have_han and rules.chinese is not None:
+    if rules.chinese is not None:
         for position, (role, content) in enumerate(turns):
             verdict = judge_chinese(content, rules.chinese)
             if verdict.chinese:

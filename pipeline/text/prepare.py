@@ -15,6 +15,7 @@ from pipeline.store.division import share, wait_for_others
 from pipeline.store.inputs import SourceFile
 from pipeline.store.stage import Stage
 from pipeline.text.comparing import compare
+from pipeline.text.compiled import warn_without_row_reader
 from pipeline.text.examine import Rules
 from pipeline.text.funnel import measure, totals
 from pipeline.text.inputs import input_files, preflight, rules_of
@@ -54,6 +55,7 @@ def _standing_plan(stage: Stage) -> dict[str, Any] | None:
 def _work(stage: Stage) -> dict[str, Any]:
     """Both passes; gives the plan whose units are now all committed."""
     settings: PrepareSettings = stage.settings
+    warn_without_row_reader()
     warm_up(_workers(stage, [file for reference in settings.references() for file in stage.rows(reference).files()]))
     files = input_files(stage)
     rules = rules_of(stage)

@@ -33,8 +33,20 @@ RECORD = np.dtype(
     ]
 )
 pack_record = struct.Struct("<16sQQQIIIIHH").pack
+_pack_hashes = struct.Struct("<16sQQ").pack_into
+_pack_rest = struct.Struct("<IIHH").pack_into
+_REST_AT = 48  # the place of `chars`
 LENGTH_LIMIT = 2**32 - 1
 Records = npt.NDArray[Any]  # of dtype RECORD
+
+
+def pack_judgement(
+    records: bytearray, place: int, hashes: tuple[bytes, int, int], rest: tuple[int, int, int, int]
+) -> None:
+    """Write (key, prompt, opening) and (chars, source, code, multi) into the record at `place`."""
+    at = place * RECORD.itemsize
+    _pack_hashes(records, at, *hashes)
+    _pack_rest(records, at + _REST_AT, *rest)
 
 
 @dataclass(frozen=True)
