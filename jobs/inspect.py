@@ -29,20 +29,15 @@ def render(
     overlay: options.Overlays = [],
     as_json: options.Json = False,
 ) -> None:
-    """Print the resolved recipe: `extends` and defaults written out, each stage's `needs` explicit."""
-    from ruamel.yaml import YAML
-
+    """Print the resolved recipe: `extends` and defaults written out, each stage's `needs`, and its `digest`."""
     from pipeline.recipe.load import load_recipe
-    from pipeline.recipe.models import rendered
+    from pipeline.recipe.render import document, text
 
-    resolved = rendered(load_recipe(recipe, overlay, sets))
+    loaded = load_recipe(recipe, overlay, sets)
     if as_json:
-        options.print_json(resolved)
-        return
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.width = 120
-    yaml.dump(resolved, sys.stdout)
+        options.print_json(document(loaded))
+    else:
+        sys.stdout.write(text(loaded))
 
 
 def schema() -> None:

@@ -15,7 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import UserError
 from pipeline.recipe import kinds, models
-from pipeline.recipe.models import Recipe, RecipeError, check, nearest
+from pipeline.recipe.models import Recipe, RecipeError, check, digest, nearest
 
 KeyPath = tuple[str, ...]
 
@@ -130,9 +130,11 @@ def _plain(node: Any, path: KeyPath, origin: str, places: dict[KeyPath, str]) ->
 def merged(base: Document, over: Document) -> Document:
     """`over` laid over `base`: mappings merge, anything else replaces, null removes a key of a mapping.
 
+    What a digest of `base` vouched for is changed on purpose, so it goes.
+
     A stage that changes its `kind` replaces the whole stage, since nothing of the old kind's settings applies.
     """
-    values = copy.deepcopy(base.values)
+    values = {key: value for key, value in copy.deepcopy(base.values).items() if key != "digest"}
     places = {**base.places, **{path: place for path, place in over.places.items() if path}}
     _merge_into(values, over.values)
     return Document(values, places)
@@ -211,6 +213,7 @@ def validated(document: Document) -> Recipe:
     for stage in (values.get("stages") or {}).values():
         if isinstance(stage, dict):
             stage.pop("needs", None)  # what `render` adds; the DAG is always derived
+    vouched = values.pop("digest", None)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -219,6 +222,12 @@ def validated(document: Document) -> Recipe:
         check(recipe)
     except RecipeError as error:
         raise UserError(f"{document.place(error.path)}: {'.'.join(error.path)}: {error}") from error
+    if vouched is not None and str(vouched) != digest(recipe):
+        raise UserError(
+            f"{document.place(('digest',))}: digest: {vouched!r} does not belong to this recipe, which was edited "
+            f"after `hanforge render` wrote it, or rendered by another version: now it is {digest(recipe)!r}",
+            "Render it again, or take the line out",
+        )
     return recipe
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from pipeline.recipe.fields import Closed, resolved
+from pipeline.recipe.fingerprint import short_hash
 from pipeline.recipe.kinds import AnySettings, Settings
 from pipeline.recipe.references import Accepts, InputReference, StageReference, references_in
 
@@ -122,3 +123,8 @@ def rendered(recipe: Recipe) -> dict[str, Any]:
     for name, stage in out["stages"].items():
         stage["needs"] = edges[name]
     return out
+
+
+def digest(recipe: Recipe) -> str:
+    """The hash of the rendered recipe that run ids are made of: 8 hex digits."""
+    return short_hash(rendered(recipe))

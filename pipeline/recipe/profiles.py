@@ -24,6 +24,16 @@ class Gpu(Closed):
     products: list[str] = []
     gke: list[str] = []
     karpenter: list[str] = []
+    resource: str = Field(default="nvidia.com/gpu", description="What a pod asks for, e.g. nvidia.com/mig-3g.40gb")
+
+
+class Toleration(Closed):
+    """A taint that pods of a profile tolerate, beside the one named like the GPU's resource."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
 class Profile(Closed):
@@ -34,7 +44,13 @@ class Profile(Closed):
     precision: Precision
     attention: Literal["sdpa", "varlen", "flash_attention_2", "eager"] = "sdpa"
     threads: int = Field(default=2, ge=1)
-    host_memory_gib: float = 16.0
+    processes: int | None = Field(default=None, ge=1, description="Training together on a node; null: one a card")
+    nodes: int = Field(default=1, ge=1, description="That train together")
+    host_memory_gib: float = Field(default=16.0, gt=0, description="A pod's memory, asked for and its limit")
+    host_cpus: float = Field(default=1.0, gt=0, description="Cores that a pod asks for; it may use more")
+    shm_gib: float = Field(default=1.0, gt=0, description="/dev/shm, a part of the pod's memory")
+    node_labels: dict[str, str] = Field(default={}, description="Labels that a node must carry besides")
+    tolerations: list[Toleration] = []
     price_per_gpu_hour_usd: float | None = None
 
 
@@ -62,13 +78,36 @@ def profiles(path: str | None = None) -> dict[str, Profile]:
             raise UserError(f"profiles file {path!r} cannot be read: {error}", "Correct --profiles") from error
     values: dict[str, object] = {}
     for text in texts:
-        for name, given in (YAML(typ="safe").load(text) or {}).items():
-            standing = values.get(name)
-            values[name] = {**standing, **given} if isinstance(standing, dict) and isinstance(given, dict) else given
+        values = _laid_over(values, YAML(typ="safe").load(text) or {})
     try:
         return TypeAdapter(dict[str, Profile]).validate_python(values)
     except ValidationError as error:
         raise UserError(f"{path or 'profiles.yaml'}: {error}") from error
+
+
+def _laid_over(base: dict[str, object], over: dict[str, object]) -> dict[str, object]:
+    both = {name: (base.get(name), given) for name, given in over.items()}
+    return base | {
+        name: _laid_over(standing, given) if isinstance(standing, dict) and isinstance(given, dict) else given
+        for name, (standing, given) in both.items()
+    }
+
+
+def profile_names(owns: dict[str, str], override: str | None) -> dict[str, str]:
+    """Each stage's profile: its own, `override` for all of them, or what `override` says of single ones.
+
+    Example: profile_names({"phase1": "h100", "merge1": "cpu"}, "phase1=a100") -> {"phase1": "a100", "merge1": "cpu"}
+    """
+    if override is None or "=" not in override:
+        return dict.fromkeys(owns, override) if override else owns
+    given = dict(part.strip().partition("=")[::2] for part in override.split(","))
+    wrong = [stage for stage, name in given.items() if stage not in owns or not name]
+    if wrong:
+        raise UserError(
+            f"profile {override!r}: {wrong[0]!r} gives no stage of this recipe a profile",
+            f"Say PROFILE, or STAGE=PROFILE with commas between; stages: {', '.join(owns)}",
+        )
+    return owns | given
 
 
 def execution(profile: Profile, precision: str = "auto", attention: str = "auto") -> Execution:
@@ -77,6 +116,6 @@ def execution(profile: Profile, precision: str = "auto", attention: str = "auto"
         device="cuda" if profile.gpu else "cpu",
         precision=profile.precision if precision == "auto" else TypeAdapter(Precision).validate_python(precision),
         attention=profile.attention if attention == "auto" else attention,
-        world_size=profile.gpu.count if profile.gpu else 1,
+        world_size=profile.nodes * (profile.processes or (profile.gpu.count if profile.gpu else 1)),
         threads=profile.threads,
     )

@@ -12,7 +12,7 @@ import orjson
 from pipeline.merging.settings import MergeSettings
 from pipeline.recipe import models
 from pipeline.recipe.known_models import known_config, licence_note
-from pipeline.recipe.profiles import Profile, profiles
+from pipeline.recipe.profiles import Profile, profile_names, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.reporting.base_model import root_file, root_of
 from pipeline.store.inputs import Source
@@ -124,15 +124,16 @@ def plan_of(
     absent: dict[str, str] = {}
     lock = resolve(store, recipe, overrides, None, profile, profiles_file, absent)
     planner = _Planner(store, known_run(store, lock) or lock, profiles(profiles_file))
-    stages = [_stage_plan(planner, name, profile, absent) for name in models.order(recipe)]
+    names = profile_names({name: settings.profile for name, settings in recipe.stages.items()}, profile)
+    stages = [_stage_plan(planner, name, names[name], absent) for name in models.order(recipe)]
     return Plan(recipe.name, recipe.description, stages, absent)
 
 
-def _stage_plan(planner: _Planner, name: str, profile: str | None, absent: dict[str, str]) -> StagePlan:
+def _stage_plan(planner: _Planner, name: str, profile: str, absent: dict[str, str]) -> StagePlan:
     lock, settings = planner.lock, planner.lock.recipe.stages[name]
     found = planner.standing[name]
     manifest = found.manifest
-    where = planner.profiles[profile or settings.profile]
+    where = planner.profiles[profile]
     references = [reference for _, reference, _ in references_in(settings)]
     missing = [reference_key(r) for r in references if not isinstance(r, StageReference) and reference_key(r) in absent]
     why = why_not_done(planner.store, lock, name)
@@ -141,7 +142,7 @@ def _stage_plan(planner: _Planner, name: str, profile: str | None, absent: dict[
     planned = StagePlan(
         name,
         settings.kind,
-        profile or settings.profile,
+        profile,
         list(lock.stages[name].needs),
         list(dict.fromkeys(_described(lock, reference) for reference in references)),
         list(type(settings).OUTPUTS),

@@ -15,10 +15,10 @@ import orjson
 
 from pipeline.errors import UserError
 from pipeline.recipe import models
-from pipeline.recipe.fingerprint import fingerprint, short_hash
+from pipeline.recipe.fingerprint import fingerprint
 from pipeline.recipe.kinds import AnySettings
 from pipeline.recipe.load import Document, validated
-from pipeline.recipe.profiles import Execution, execution, profiles
+from pipeline.recipe.profiles import Execution, execution, profile_names, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.store.commit import StageDirectory
 from pipeline.store.hub import NotMirrored, resolve_model
@@ -111,9 +111,9 @@ def resolve(
     """A lock for this recipe as the world is now, not yet created in the store.
 
     `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
-    `profile` replaces every stage's own; `pins` gives commits of Hub ids not mirrored yet. Raises UserError
-    for a missing input, model or profile; a caller that only looks gives `absent`, and finds there what each missing
-    one says.
+    `profile` replaces every stage's own, or single ones (`profile_names`); `pins` gives commits of Hub ids not mirrored
+    yet. Raises UserError for a missing input, model or profile; a caller that only looks gives `absent`, and finds there
+    what each missing one says.
     """
     replaced = {f"input:{name}" for name in overrides or {}}
     kept = keep.inputs if keep else {}
@@ -159,10 +159,11 @@ def _stage_locks(
 ) -> dict[str, StageLock]:
     edges = models.needs(recipe)
     known = profiles(profiles_file)
+    names = profile_names({name: settings.profile for name, settings in recipe.stages.items()}, profile)
     stages: dict[str, StageLock] = {}
     for name in models.order(recipe):
         settings = recipe.stages[name]
-        where = profile or settings.profile
+        where = names[name]
         if where not in known:
             raise UserError(f"stage {name!r}: unknown profile {where!r}; {models.nearest(where, list(known))}")
         runs_as = execution(
@@ -232,7 +233,7 @@ def known_run(store: Store, candidate: RunLock) -> RunLock | None:
 
 def _own_ids(candidate: RunLock) -> Iterator[str]:
     """The ids that a run of this recipe may have, by salt: first come, first served."""
-    base = f"{candidate.recipe.name}-{short_hash(models.rendered(candidate.recipe))}"
+    base = f"{candidate.recipe.name}-{models.digest(candidate.recipe)}"
     return (f"{base}-{salt}" for salt in itertools.count())
 
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.errors import UserError
 from pipeline.recipe.load import load_recipe
-from pipeline.recipe.models import needs, order, rendered
+from pipeline.recipe.models import digest, needs, order, rendered
+from pipeline.recipe.render import text
 
 GOOD = """\
 name: tiny
@@ -141,3 +143,25 @@ def test_set_reaches_keys_that_hold_dots(tmp_path: Path) -> None:
     assert settings["prepare"]["sources"]["cap"] == {"kowiki.v2": 5} and settings["phase1"]["lora"]["r"] == 4
     with pytest.raises(UserError, match=r"--set promote\.limits\.data\.off\.exact=high"):
         load_recipe(write(tmp_path, text), sets=["promote.limits.data.off.exact=high"])
+
+
+def test_a_rendered_recipe_carries_a_digest_that_an_edit_belies(tmp_path: Path) -> None:
+    rendered_text = text(load_recipe(write(tmp_path, GOOD)))
+    path = tmp_path / "rendered.yaml"
+    path.write_text(rendered_text)
+    again = load_recipe(str(path))
+    assert text(again) == rendered_text
+    assert YAML(typ="safe").load(rendered_text)["digest"] == digest(again)
+    path.write_text(rendered_text.replace("seed: 42", "seed: 43", 1))
+    with pytest.raises(UserError, match=r"rendered.yaml:1: digest: .*Render it again, or take the line out"):
+        load_recipe(str(path))
+    name = next(iter(again.stages))
+    load_recipe(str(path), sets=[f"{name}.rerun=1"])  # laid over on purpose
+
+
+@pytest.mark.parametrize("word", ["off", "0b101", "1e234567", "12345678", "1:30", "y", "1_000", "~", "", ".5", "<<"])
+def test_a_rendered_string_is_one_to_yaml_1_1_as_well(word: str) -> None:
+    import yaml  # 1.1, as Helm's parser
+
+    recipe = load_recipe("demo").model_copy(update={"description": word})
+    assert yaml.safe_load(text(recipe))["description"] == word
