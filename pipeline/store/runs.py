@@ -112,8 +112,8 @@ def resolve(
 
     `overrides` maps input names to URLs; `keep` is an earlier run whose identities are taken where it has them;
     `profile` replaces every stage's own, or single ones (`profile_names`); `pins` gives commits of Hub ids not mirrored
-    yet. Raises UserError for a missing input, model or profile; a caller that only looks gives `absent`, and finds there
-    what each missing one says.
+    yet. Raises UserError for a missing input, model or profile; a caller that only looks gives `absent`, and finds
+    there what each missing one says.
     """
     replaced = {f"input:{name}" for name in overrides or {}}
     kept = keep.inputs if keep else {}

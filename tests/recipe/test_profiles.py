@@ -1,4 +1,4 @@
-"""Profiles: the user's own are laid over the shipped ones key by key; an override is for all stages or for single ones."""
+"""Profiles: the user's own are laid over the shipped ones key by key; an override is for all or some stages."""
 
 from pathlib import Path
 
