@@ -63,3 +63,11 @@ why: setup ## Why a stage is not done: [RUN=latest] [STORE=...]
 
 clean: ## Remove what demos and tests made; .venv and other stores stay
 	rm -rf .hanforge/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# --- a Kubernetes cluster to test on (docs/cluster.md)
+.PHONY: cluster-up cluster-down
+cluster-up: setup ## A Kubernetes to test on: yours, kind's, or two nodes built here [USE=auto|existing|kind|own]
+	@$(BIN)/python -m tests.cluster.up --use $(or $(USE),auto)
+
+cluster-down: setup ## End the cluster that cluster-up started
+	@$(BIN)/python -m tests.cluster.down

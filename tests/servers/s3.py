@@ -1,6 +1,6 @@
 """A real S3 API over HTTP (moto) in its own process, with what moto lacks for testing a commit protocol.
 
-`python -m tests.servers.s3 [--port 0]`. Added in front of moto:
+`python -m tests.servers.s3 [--host 127.0.0.1] [--port 0]`. Added in front of moto:
 - conditional writes are atomic: moto checks `If-None-Match: *` and writes in two steps, so a race of 16 threads can
   have two winners there; S3 has exactly one;
 - access keys `refused` and `expired` are answered as S3 answers them (403 InvalidAccessKeyId, 400 ExpiredToken);
@@ -69,9 +69,9 @@ class S3Server:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """Start the server in its own process for the length of a `with` block."""
-    with server_process("tests.servers.s3") as address:
+def s3_server(host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Start the server in its own process, bound to `host`, for the length of a `with` block."""
+    with server_process("tests.servers.s3", "--host", host) as address:
         yield S3Server(address)
 
 
@@ -120,6 +120,7 @@ def _refuse(environ: dict[str, Any], start_response: Any, status: str, code: str
 def main() -> None:
     """Serve until killed, or until the parent's pipe closes with `--with-parent`."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--with-parent", action="store_true")
     arguments = parser.parse_args()
@@ -129,10 +130,10 @@ def main() -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     application = Strict(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", arguments.port, application, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server(arguments.host, arguments.port, application, threaded=True, request_handler=MotoRequestHandler)
     if arguments.with_parent:
         die_with_parent()
-    announce(f"http://127.0.0.1:{server.server_port}")
+    announce(f"http://{arguments.host}:{server.server_port}")
     server.serve_forever()
 
 
