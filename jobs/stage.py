@@ -17,6 +17,7 @@ from pipeline.store import events
 from pipeline.store.retry import is_full, patience
 from pipeline.store.stage import Stage
 from pipeline.store.standing import is_done
+from pipeline.training.launch import is_gang, launch, leads
 from pipeline.version import code_version
 
 LOG = logging.getLogger("hanforge")
@@ -26,10 +27,16 @@ LAST_WORDS_SECONDS = 10.0
 
 
 def run_stage(stage: Stage) -> int:
-    """Do the stage unless it is done, and give the exit code; last words go to the log, the store and the pod."""
+    """Do the stage unless it is done, and give the exit code; last words go to the log, the store and the pod.
+
+    A training that several processes share runs them instead; of these the first alone speaks in the store.
+    """
+    if is_gang(stage):
+        return _launched(stage)
     began = time.monotonic()
     with _KeptLog(stage):
-        events.say(stage.store, stage.run_id, stage.name, "started", stage.worker, pid=os.getpid())
+        if leads():
+            events.say(stage.store, stage.run_id, stage.name, "started", stage.worker, pid=os.getpid())
         try:
             _work(stage, importlib.import_module(f"jobs.{stage.settings.kind}"))
             code, message = 0, "done"
@@ -41,6 +48,15 @@ def run_stage(stage: Stage) -> int:
             code, message = _unforeseen(stage, error)
         with patience(LAST_WORDS_SECONDS):  # a store that is away does not hold up an end that is certain
             _last_words(stage, code, message, time.monotonic() - began)
+    return code
+
+
+def _launched(stage: Stage) -> int:
+    try:
+        code, words = launch(stage)
+    except HanforgeError as error:
+        code, words = error.exit_code, str(error)
+    say_to_pod(f"{stage.name}: {words.removeprefix(f'{stage.name}: ')}", aloud=code != 0)
     return code
 
 
@@ -71,12 +87,9 @@ def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
         "peak_bytes": peak_bytes(),
         "gpu_peak_bytes": gpu_peak_bytes(),
     }
-    line = f"{stage.name}: {message}"
-    if code:
-        print(line, file=sys.stderr, flush=True)
-    target = Path(os.environ.get("HANFORGE_TERMINATION_LOG", TERMINATION_LOG))
-    if os.access(target, os.W_OK):
-        target.write_bytes(" ".join(line.split()).encode()[:4000])  # Kubernetes keeps 4096 bytes
+    say_to_pod(f"{stage.name}: {message}", aloud=code != 0)
+    if not leads():
+        return
     stage.metrics.write({**usage, **code_version(), "exit_code": code})
     stage.metrics.flush()
     state = {0: "done", 3: "refused", Stopped.exit_code: "stopped"}.get(code, "failed")
@@ -85,6 +98,15 @@ def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
         events.say(stage.store, stage.run_id, stage.name, "ended", stage.worker, code, message, **usage)
     except HanforgeError as error:
         LOG.warning("the store does not learn how this ended: %s", error)
+
+
+def say_to_pod(line: str, aloud: bool = True) -> None:
+    """The last line, for people and for whoever asks Kubernetes why the container ended."""
+    if aloud:
+        print(line, file=sys.stderr, flush=True)
+    target = Path(os.environ.get("HANFORGE_TERMINATION_LOG", TERMINATION_LOG))
+    if os.access(target, os.W_OK):
+        target.write_bytes(" ".join(line.split()).encode()[:4000])  # Kubernetes keeps 4096 bytes
 
 
 def peak_bytes() -> int:
@@ -134,7 +156,8 @@ class _KeptLog:
     def _copy_often(self) -> None:
         while not self._ended.wait(LOG_UPLOAD_SECONDS):
             self._copy()
-            self._stage.progress.write()  # a step that takes minutes is no sign of death
+            if leads():
+                self._stage.progress.write()  # a step that takes minutes is no sign of death
 
     def _copy(self) -> None:
         try:

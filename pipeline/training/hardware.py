@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 import torch
 
 from pipeline.errors import UserError
+from pipeline.recipe.profiles import Execution
 
 LOG = logging.getLogger(__name__)
 Device = Literal["cuda", "cpu"]
@@ -31,22 +32,19 @@ def device_name() -> str:
     return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
 
 
-def require_device(device: Device, world_size: int) -> None:
-    """UserError when this process does not have what the run's lock says, or the lock says several cards.
-
-    A second rank would wait for ever for the lease that the first one holds.
-    """
+def require_device(execution: Execution) -> None:
+    """UserError when this process does not have what the run's lock says: a card of its own, other processes."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if max(world_size, processes) > 1:
+    if processes != execution.world_size:
         raise UserError(
-            f"training on several cards is not supported yet: the run's lock says {world_size}, "
-            f"WORLD_SIZE says {processes}",
-            "Use a profile with one card (--profile h100), and start one process without WORLD_SIZE.",
+            f"the run's lock says that {execution.world_size} processes train together, and this is one of {processes}",
+            "Start `hanforge stage`, which starts as many as the lock says, and leave WORLD_SIZE unset.",
         )
-    if device == "cuda" and not torch.cuda.is_available():
+    cards, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0")) + 1
+    if execution.device == "cuda" and cards < wanted:
         raise UserError(
-            "the run's lock says that this stage trains on a GPU, and torch sees none here",
-            "Run it on a machine with that card, or start a run with another profile (--profile cpu).",
+            f"the run's lock says that this stage trains on {wanted} GPUs or more here, and torch sees {cards}",
+            "Run it on a machine with those cards, or start a run with another profile (--profile cpu).",
         )
 
 

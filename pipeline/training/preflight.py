@@ -21,7 +21,7 @@ def preflight(stage: Stage) -> None:
     """Check the settings against the machine and, where its stage is done, against the base checkpoint."""
     settings: TrainSettings = stage.settings
     require_packages([name for name in settings.report_to if name != "tensorboard"])
-    require_device(stage.execution.device, stage.execution.world_size)
+    require_device(stage.execution)
     if not stage.is_there(settings.base):
         return
     from transformers import AutoTokenizer

@@ -7,14 +7,14 @@ state come back with the checkpoint, and logging, saving and evaluating consume 
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.merging.checkpoint import open_checkpoint
 from pipeline.merging.identity import weights_digest
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id
@@ -36,7 +36,8 @@ from pipeline.training.data import (
     write_packed,
 )
 from pipeline.training.events import TrainingEvents
-from pipeline.training.hardware import END_TO_END, capability_here, choose_attention, choose_precision, require_device
+from pipeline.training.gang import Gang, joined
+from pipeline.training.hardware import END_TO_END, capability_here, choose_attention, choose_precision
 from pipeline.training.masks import ChatEncoder, Encoded
 from pipeline.training.model import compile_decoder_layers, load_base, lora_config
 from pipeline.training.preflight import check_settings, preflight
@@ -49,6 +50,7 @@ __all__ = ["preflight", "run"]
 T = TypeVar("T")
 UNIT = "train"
 DEFAULT_EVAL_ROWS = 256
+ROWS, PACKED, EVAL_ROWS = "rows.arrow", "packed.arrow", "eval.arrow"
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,35 @@ class Base:
 def run(stage: Stage) -> None:
     """Train, or go on from the newest complete checkpoint; commits outputs `adapter` and `rejects`.
 
+    Every process of a gang comes here; the leader alone holds the lease and commits.
     Raises UserError for what the user must mend (memory, a loss that is no number, no row left), Stopped after a
     checkpoint when asked to stop, Trouble when another writer took over.
     """
-    stage.directory.plan(lambda: {"units": [UNIT]})
-    with Lease(stage.directory, stage.stop) as lease:
-        if lease.adopted or stage.directory.manifest() is not None:
+    with joined(stage.execution) as gang:
+        if not gang.leads:
+            if gang.tell(False):
+                _train(stage, gang, None)
             return
-        checkpoints = StoredCheckpoints(stage.directory, lease.check, stage.settings.save_total_limit)
-        if UNIT not in stage.directory.done_names():
-            _train(stage, lease, checkpoints)
-        checkpoints.delete_all()
-        lease.check()
-        stage.directory.commit_manifest([UNIT], dict(stage.directory.done()[UNIT].measurements))
+        stage.directory.plan(lambda: {"units": [UNIT]})
+        with Lease(stage.directory, stage.stop) as lease:
+            finished = lease.adopted or stage.directory.manifest() is not None
+            if gang.tell(not finished and UNIT not in stage.directory.done_names()):
+                _train(stage, gang, lease)
+            if not finished:
+                StoredCheckpoints(stage.directory, lease.check, stage.settings.save_total_limit).delete_all()
+                lease.check()
+                stage.directory.commit_manifest([UNIT], dict(stage.directory.done()[UNIT].measurements))
 
 
-def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
+def _train(stage: Stage, gang: Gang, lease: Lease | None) -> None:
+    """Train as one process of a gang; its leader has the lease."""
     settings: TrainSettings = stage.settings
     prepare_process(stage.execution)
-    require_device(stage.execution.device, stage.execution.world_size)
     base = _open_base(stage)
-    data = prepare_data(stage, ChatEncoder(base.tokenizer))
+    data = _data(stage, gang, base)
     events = TrainingEvents(stage, stage.scratch() / "tensorboard" if "tensorboard" in settings.report_to else None)
+    check = lease.check if lease is not None else _nobody_writes
+    checkpoints = StoredCheckpoints(stage.directory, check, settings.save_total_limit)
 
     def saved(step: int, folder: Path) -> None:
         checkpoints.save(step, folder)
@@ -110,17 +119,23 @@ def _train(stage: Stage, lease: Lease, checkpoints: StoredCheckpoints) -> None:
         evaluates=data.eval_dataset is not None,
         stop_requested=lambda: stage.stop.requested,
         on_saved=saved,
-        on_log=events.log,
-        on_step=events.step,
+        on_log=events.log if gang.leads else None,
+        on_step=events.step if gang.leads else None,
+        gang=gang,
     )
     try:
         trainer = _trainer(stage, base, data, cadence)
         events.trainer = trainer
-        _fit(stage, trainer, checkpoints)
+        _fit(stage, trainer, checkpoints, cadence)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(settings, error) from error
-    events.upload()
-    _commit(stage, lease, base, data, trainer)
+    if lease is not None:
+        events.upload()
+        _commit(stage, lease, base, data, trainer)
+
+
+def _nobody_writes() -> None:
+    raise AssertionError("only the leader of a gang writes checkpoints")
 
 
 def _open_base(stage: Stage) -> Base:
@@ -133,6 +148,13 @@ def _open_base(stage: Stage) -> Base:
     return Base(folder, architecture, tokenizer, choose_template(tokenizer, stage.settings.chat_template, str(folder)))
 
 
+def _data(stage: Stage, gang: Gang, base: Base) -> Prepared:
+    """The rows, tokenised once on each node."""
+    prepared = prepare_data(stage, ChatEncoder(base.tokenizer)) if gang.leads_node else None
+    folder = gang.collect(stage.scratch())[gang.rank - gang.local_rank]
+    return prepared or _opened(folder, stage.settings)
+
+
 def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
     """Tokenise the rows of `data` (and `eval_data`) into the scratch folder, packed when the settings say so."""
     settings: TrainSettings = stage.settings
@@ -140,8 +162,7 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
     rejects = folder / "rejects.jsonl"
     rows = (row for reference in settings.data_references for row in readable(stage.rows(reference)))
     with rejects.open("wb") as out:
-        kept = _kept(_until_stopped(stage, rows), encoder, tally, settings, out)
-        dataset = open_dataset(write_dataset(folder / "rows.arrow", kept))
+        write_dataset(folder / ROWS, _kept(_until_stopped(stage, rows), encoder, tally, settings, out))
     if not tally.ok:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tally.rejected.items()))
         raise UserError(
@@ -149,20 +170,26 @@ def prepare_data(stage: Stage, encoder: ChatEncoder) -> Prepared:
             "Raise max_length, or look at the chat template.",
         )
     stage.log.info("%s", tally.measurements())
-    eval_dataset, eval_rows = None, 0
+    eval_rows = 0
     if settings.eval_data is not None:
         held_out = Tally()
         picked = itertools.islice(readable(stage.rows(settings.eval_data)), settings.eval_rows or DEFAULT_EVAL_ROWS)
-        kept = _kept(picked, encoder, held_out, settings, None)
-        eval_dataset = open_dataset(write_dataset(folder / "eval.arrow", kept))
+        write_dataset(folder / EVAL_ROWS, _kept(picked, encoder, held_out, settings, None))
         eval_rows = held_out.ok
         if not eval_rows:
             raise UserError(
                 f"none of {held_out.planned} rows of eval_data can be used", f"Reasons: {held_out.rejected}."
             )
     if settings.packing:
-        dataset = open_dataset(write_packed(folder / "packed.arrow", dataset, settings.max_length))
-    return Prepared(dataset, eval_dataset, tally, eval_rows, rejects)
+        write_packed(folder / PACKED, open_dataset(folder / ROWS), settings.max_length)
+    return replace(_opened(folder, settings), tally=tally, eval_rows=eval_rows)
+
+
+def _opened(folder: Path, settings: TrainSettings) -> Prepared:
+    """What `prepare_data` wrote into a folder."""
+    dataset = open_dataset(folder / (PACKED if settings.packing else ROWS))
+    eval_dataset = open_dataset(folder / EVAL_ROWS) if settings.eval_data is not None else None
+    return Prepared(dataset, eval_dataset, Tally(), 0, folder / "rejects.jsonl")
 
 
 def _until_stopped(stage: Stage, rows: Iterator[T]) -> Iterator[T]:
@@ -224,16 +251,20 @@ def _trainer(stage: Stage, base: Base, data: Prepared, cadence: Cadence) -> Prep
     )
 
 
-def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoints) -> None:
+def _fit(stage: Stage, trainer: PreparedRowsTrainer, checkpoints: StoredCheckpoints, cadence: Cadence) -> None:
     """Run the optimizer steps that are left; Stopped when asked to stop, after a checkpoint."""
-    newest = checkpoints.newest(stage.scratch() / "resume")
-    if newest is not None:
-        stage.log.info("going on from the checkpoint of step %d", newest[0].step)
-        if trainer.take_finished(newest[1]):
+    folder, gang = stage.scratch() / "resume", cadence.gang
+    newest = checkpoints.newest(folder) if gang.leads else None
+    checkpoint = gang.tell(newest[0] if newest else None)
+    local = None
+    if checkpoint is not None:
+        stage.log.info("going on from the checkpoint of step %d", checkpoint.step)
+        local = newest[1] if newest else checkpoints.fetch(checkpoint, folder / f"checkpoint-{checkpoint.step}")
+        if trainer.take_finished(local):
             return
-    trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
-    if trainer.state.global_step < trainer.state.max_steps:
-        stage.stop.raise_if_requested()
+    trainer.train(resume_from_checkpoint=str(local) if local else None)
+    if cadence.stopped and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped()
 
 
 def _commit(stage: Stage, lease: Lease, base: Base, data: Prepared, trainer: PreparedRowsTrainer) -> None:

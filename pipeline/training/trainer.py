@@ -7,6 +7,7 @@ Evaluation leaves the random state alone, so that how often one evaluates, saves
 import contextlib
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.errors import UserError
 from pipeline.training.collator import Batch, CausalCollator, end_to_end, pieces
+from pipeline.training.gang import Gang
 from pipeline.training.hardware import Device, Precision
 from pipeline.training.model import leave_casting_to_autocast, trainable_to_float32
 from pipeline.training.settings import TrainSettings, accumulation_for
@@ -84,6 +86,7 @@ def sft_arguments(
         use_cpu=device == "cpu",
         max_length=None,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
         dataset_kwargs={"skip_prepare_dataset": True},
         prediction_loss_only=True,
     )
@@ -91,7 +94,11 @@ def sft_arguments(
 
 @dataclass
 class Cadence:
-    """When to save and to evaluate, and whom to tell. Times are monotonic seconds."""
+    """When to save and to evaluate, and whom to tell. Times are monotonic seconds.
+
+    Of a gang the leader's clock decides, and `on_saved` is called in the leader alone; `stopped` says in every process
+    that the training was ended because somebody asked for it.
+    """
 
     save_steps: int | None = None
     save_seconds: float | None = None
@@ -101,6 +108,8 @@ class Cadence:
     on_saved: Callable[[int, Path], None] | None = None
     on_log: Callable[[int, dict[str, Any]], None] | None = None
     on_step: Callable[[int, int], None] | None = None
+    gang: Gang = field(default_factory=Gang)
+    stopped: bool = False
     saved_at: float = field(default_factory=time.monotonic)
 
     def save_is_due(self, step: int) -> bool:
@@ -117,23 +126,39 @@ class CadenceCallback(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After an optimizer step: check the loss, then say what is due."""
-        self.trainer.check_finite(state.global_step)
-        cadence, last = self.cadence, state.global_step >= state.max_steps
+        """After an optimizer step: check the loss, then say what is due; all processes of a gang say the same."""
+        cadence, trainer, last = self.cadence, self.trainer, state.global_step >= state.max_steps
+        loss, own_tokens = trainer.take_step()
+        broken, due, stop, tokens = cadence.gang.total(
+            not math.isfinite(loss),
+            cadence.gang.leads and cadence.save_is_due(state.global_step),
+            cadence.stop_requested(),
+            own_tokens,
+        )
+        trainer.tokens_seen += int(tokens)
+        if broken:
+            raise _no_number(loss, state.global_step, args.learning_rate)
         if cadence.on_step is not None:
             cadence.on_step(state.global_step, state.max_steps)
         if cadence.evaluates and (last or (cadence.eval_steps and state.global_step % cadence.eval_steps == 0)):
             control.should_evaluate = True
         if cadence.on_saved is not None:
-            if last or cadence.save_is_due(state.global_step):
+            if last or due:
                 control.should_save = True
-            if cadence.stop_requested():
-                control.should_save = control.should_training_stop = True
+            if stop:
+                control.should_save = control.should_training_stop = cadence.stopped = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A checkpoint lies complete in the local folder: hand it on."""
-        if self.cadence.on_saved is not None:
-            self.cadence.on_saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        """A checkpoint lies complete in the local folder: hand it on, with the random state of every process."""
+        folder, gang = Path(args.output_dir) / f"checkpoint-{state.global_step}", self.cadence.gang
+        if gang.size > 1:
+            own = folder / f"rng_state_{gang.rank}.pth"
+            for rank, random_state in enumerate(gang.collect(own.read_bytes())):
+                (folder / f"rng_state_{rank}.pth").write_bytes(random_state)
+        if gang.leads and self.cadence.on_saved is not None:
+            self.cadence.on_saved(state.global_step, folder)
+        else:
+            shutil.rmtree(folder)
         self.cadence.saved_at = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -156,35 +181,38 @@ class CountingCollator:
 
 
 class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer that counts real tokens, stops on a loss that is not finite and keeps evaluation out of the way.
+    """SFTTrainer that counts real tokens and keeps evaluation out of the way.
 
-    `tokens_at_once` bounds a forward pass over rows laid end to end; None means that rows are padded.
+    `tokens_seen` counts those of all processes. `tokens_at_once` bounds a forward pass over rows laid end to end; None
+    means that rows are padded.
     """
 
     tokens_seen = 0
     tokens_at_once: int | None = None
     _step_loss: torch.Tensor | None = None
+    _step_tokens = 0
 
     def training_step(
         self, model: Any, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """One micro-batch, or all rows of a step in pieces; adds its real tokens to `tokens_seen`."""
-        self.tokens_seen += int(inputs.pop(ROW_LENGTHS).sum())
+        """One micro-batch, or all rows of a step in pieces; keeps its loss and its real tokens for `take_step`."""
+        self._step_tokens += int(inputs.pop(ROW_LENGTHS).sum())
         parts = [inputs] if self.tokens_at_once is None else pieces(inputs, self.tokens_at_once)
-        losses = [super(PreparedRowsTrainer, self).training_step(model, part, num_items_in_batch) for part in parts]
+        losses = []
+        for number, part in enumerate(parts, 1):
+            # A gang averages gradients once a step, however many pieces each process has.
+            alone = contextlib.nullcontext() if number == len(parts) else self.accelerator.no_sync(model)
+            with alone:
+                losses.append(super().training_step(model, part, num_items_in_batch))
         loss: torch.Tensor = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         return loss
 
-    def check_finite(self, step: int) -> None:
-        """UserError when the loss of the optimizer step that has just ended is not a number."""
-        loss = math.nan if self._step_loss is None else float(self._step_loss)
-        self._step_loss = None
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step} with learning_rate={self.args.learning_rate}",
-                "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0.",
-            )
+    def take_step(self) -> tuple[float, int]:
+        """The loss of the optimizer step that has just ended and the real tokens of its rows, in this process."""
+        taken = math.nan if self._step_loss is None else float(self._step_loss), self._step_tokens
+        self._step_loss, self._step_tokens = None, 0
+        return taken
 
     def take_finished(self, checkpoint: Path) -> bool:
         """Take weights and state of a checkpoint that was saved after the last step; False when steps are left.
@@ -211,6 +239,13 @@ class PreparedRowsTrainer(SFTTrainer):  # type: ignore[misc]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The stage writes its own card."""
+
+
+def _no_number(loss: float, step: int, learning_rate: float) -> UserError:
+    return UserError(
+        f"the loss is {loss} at step {step} with learning_rate={learning_rate}",
+        "Lower learning_rate (1e-5), warm up (warmup_steps: 500), set max_grad_norm: 1.0.",
+    )
 
 
 @contextlib.contextmanager

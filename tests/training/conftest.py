@@ -78,6 +78,7 @@ def make_stage(tmp_path: Path) -> MakeStage:
         held_out: list[dict[str, Any]] | None = None,
         stop: StopFlag | None = None,
         store: Path | None = None,
+        processes: int = 1,
         **settings: Any,
     ) -> Stage:
         folder = store or tmp_path / "store"
@@ -96,7 +97,7 @@ def make_stage(tmp_path: Path) -> MakeStage:
             YAML().dump(recipe, out)
         # Two threads wait for each other more than they compute on models of this size.
         profiles = folder / "profiles.yaml"
-        profiles.write_text("one-thread: {precision: fp32, threads: 1}\n")
+        profiles.write_text(f"one-thread: {{precision: fp32, threads: 1, processes: {processes}}}\n")
         opened = Store(f"file://{folder}")
         lock = resolve(opened, load_recipe(str(path)), profile="one-thread", profiles_file=str(profiles))
         return Stage(opened, create_run(opened, lock), "phase1", stop=stop)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.recipe.profiles import Execution
 from pipeline.training.architecture import architecture_of, target_pattern
 from pipeline.training.hardware import choose_attention, choose_precision, require_device, require_packages
 from pipeline.training.templates import has_thinking_switch, thinking_template
@@ -38,17 +39,21 @@ def test_flash_attention_falls_back_where_it_is_missing(caplog: pytest.LogCaptur
     assert "using sdpa" in caplog.text
 
 
+def locked(device: Any, world_size: int) -> Execution:
+    return Execution(device=device, precision="fp32", attention="sdpa", world_size=world_size, threads=1)
+
+
 def test_a_lock_for_a_gpu_is_refused_on_a_cpu() -> None:
-    with pytest.raises(UserError, match="torch sees none"):
-        require_device("cuda", 1)
+    with pytest.raises(UserError, match="trains on 1 GPUs or more here, and torch sees 0"):
+        require_device(locked("cuda", 1))
 
 
-def test_several_cards_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="several cards is not supported yet.*Use a profile with one card"):
-        require_device("cuda", 2)
+def test_a_process_that_was_not_started_as_the_lock_says_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="2 processes train together, and this is one of 1.*Start `hanforge stage`"):
+        require_device(locked("cpu", 2))
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="WORLD_SIZE says 4"):
-        require_device("cpu", 1)
+    with pytest.raises(UserError, match="1 processes train together, and this is one of 4"):
+        require_device(locked("cpu", 1))
 
 
 def test_a_missing_reporting_package_is_named() -> None:
