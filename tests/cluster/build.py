@@ -22,6 +22,7 @@ PROGRAMS = (
     "./coredns",
     "./gpus",
     "./pause",
+    "./ask",
     "k8s.io/kubernetes/cmd/kube-apiserver",
     "k8s.io/kubernetes/cmd/kube-controller-manager",
     "k8s.io/kubernetes/cmd/kube-scheduler",
@@ -124,4 +125,5 @@ def _write_images(target: Path) -> None:
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
     if b"ld-linux" in busybox.read_bytes():
         raise Unavailable(f"{busybox} is not a static program: install the package busybox-static")
-    scratch_image(images / "busybox.tar", BUSYBOX_IMAGE, {"bin/busybox": busybox, **accounts}, [], 8737)
+    shell = {"bin/busybox": busybox, "bin/ask": target / "bin" / "ask", **accounts}
+    scratch_image(images / "busybox.tar", BUSYBOX_IMAGE, shell, [], 8737)

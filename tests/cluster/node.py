@@ -104,7 +104,7 @@ def kubelet_settings(node: Node) -> dict[str, object]:
                            "x509": {"clientCAFile": str(STATE / "pki" / "ca.crt")}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{CGROUP}/{node.name}", "failCgroupV1": False,
-        "failSwapOn": False, "oomScoreAdj": 0, "localStorageCapacityIsolation": False,
+        "failSwapOn": False, "oomScoreAdj": 0,
         "clusterDNS": [DNS_SERVICE], "clusterDomain": "cluster.local",
         "resolvConf": str(node.state / "resolv.conf"), "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "registerWithTaints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}],

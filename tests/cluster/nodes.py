@@ -88,3 +88,9 @@ def machine_address() -> str:
     if own.running():
         return MACHINE_ADDRESS
     raise Unavailable("set HANFORGE_MACHINE_ADDRESS to an address of this machine that your cluster's pods can reach")
+
+
+def kill_kubelet(node: str) -> None:
+    """Kill a node's kubelet (SIGKILL); its supervisor starts it again a second later."""
+    (pid,) = processes("--hostname-override", node)
+    os.kill(pid, signal.SIGKILL)

@@ -46,14 +46,16 @@ PACKAGES = {  # Debian's package -> what shows that it is there
     "busybox-static": ("busybox",),
 }
 COREFILE = """\
-. {{
+cluster.local in-addr.arpa {{
     errors
-    kubernetes cluster.local in-addr.arpa {{
+    kubernetes {{
         kubeconfig {kubeconfig}
         ttl 5
     }}
     cache 5
-    template ANY ANY . {{
+}}
+. {{
+    template ANY ANY {{
         rcode NXDOMAIN
     }}
 }}
