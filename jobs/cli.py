@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from jobs import diff, estimate, inspect, models, plan, rows, run, upkeep
+from jobs import diff, driver, estimate, inspect, models, plan, rows, run, upkeep
 from pipeline.errors import HanforgeError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "parts": rows.parts,
     "gc": upkeep.gc,
     "doctor": upkeep.doctor,
+    "driver": driver.driver,
 }
 app = typer.Typer(
     name="hanforge",

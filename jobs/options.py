@@ -29,6 +29,11 @@ Profiles = Annotated[
     str | None,
     typer.Option("--profiles", envvar="HANFORGE_PROFILES", help="Your own profiles.yaml, laid over the shipped one."),
 ]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", envvar="HANFORGE_NAMESPACE", help="The namespace; by default the kubeconfig's."),
+]
+Context = Annotated[str | None, typer.Option(help="The kubeconfig's context; by default the current one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Full = Annotated[bool, typer.Option("--show-full", help="Whole texts, not their beginnings.")]
 Seed = Annotated[int, typer.Option(help="Another number shows other rows.")]

@@ -97,6 +97,26 @@ def pinned(
     return resolve(store, recipe, options.assignments(inputs, "--input"), keep, profile, profiles_file, pins=pins)
 
 
+def named_run(
+    store: "Store",
+    recipe: str,
+    run: str | None,
+    inputs: list[str],
+    profile: str | None,
+    profiles: str | None,
+    narrowed: bool = False,
+) -> "RunLock":
+    """What a process that was given a recipe and a run's id would lock under it.
+
+    Who finds the lock obeys it: its inputs as they were pinned, whatever lies there now.
+    """
+    from pipeline.recipe.load import load_recipe
+
+    standing = run if run is not None and store.exists(f"runs/{run}.json") else None
+    given = inputs if standing is None else []
+    return pinned(store, load_recipe(recipe), given, profile, profiles, standing, narrowed)
+
+
 def stage(
     name: Annotated[str, typer.Argument(help="The stage's name.")],
     store: options.Store = options.STORE,
@@ -118,7 +138,6 @@ def stage(
     from jobs.stage import run_stage
     from pipeline.errors import UserError
     from pipeline.local.chain import die_with_parent
-    from pipeline.recipe.load import load_recipe
     from pipeline.store.probe import open_store
     from pipeline.store.runs import check_contract, create_run, find_run
     from pipeline.store.stage import Stage
@@ -131,10 +150,7 @@ def stage(
         raise UserError(f"--index {index} with --of {of}: an index counts from 0 and stays below the number of workers")
     opened = open_store(store)
     if recipe is not None:
-        # Who finds the lock obeys it: its inputs as they were pinned, whatever lies there now.
-        standing = run if run is not None and opened.exists(f"runs/{run}.json") else None
-        given = inputs if standing is None else []
-        lock = create_run(opened, pinned(opened, load_recipe(recipe), given, profile, profiles, standing), run)
+        lock = create_run(opened, named_run(opened, recipe, run, inputs, profile, profiles), run)
     elif run is not None:
         lock = find_run(opened, run)
     else:

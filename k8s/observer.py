@@ -20,7 +20,7 @@ from pipeline.store.events import Event
 from pipeline.store.objects import Store
 
 RUN, STAGE, RELEASE = "hanforge.io/run", "hanforge.io/stage", "app.kubernetes.io/instance"
-MAIN = "stage"  # the container whose end is the stage's
+MAIN = ("stage", "main")  # the container whose end is the stage's; Argo calls it main
 USUAL = ("ContainerCreating", "PodInitializing")  # waiting reasons that need no word
 TOLD = ("TriggeredScaleUp", "NotTriggerScaleUp", "Preempted", "TaintManagerEviction")  # of events that are no warnings
 KEPT_EVENTS = 1000
@@ -99,7 +99,7 @@ def _of_container(pod: Object, container: Object) -> Iterator[Observation]:
 def _end(pod: Object, container: Object, ended: Object, facts: dict[str, Any]) -> Observation:
     """A container's end. The stage's own is the process's, with exit code and last words; a sidecar's is noted."""
     stage = _label(pod, STAGE)
-    own = container["name"] == MAIN
+    own = bool(stage) and container["name"] in MAIN
     finished = seconds(ended.get("finishedAt"))
     limit = _memory_limit(pod, container["name"])
     return Observation(
@@ -127,7 +127,7 @@ def _of_job(job: Object) -> Iterator[Observation]:
 
 def _of_deletion(pod: Object) -> Iterator[Observation]:
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    if not any(each["name"] == MAIN and (each.get("state") or {}).get("terminated") for each in statuses):
+    if not any(each["name"] in MAIN and (each.get("state") or {}).get("terminated") for each in statuses):
         yield _noted(pod, "PodDeleted", "its pod was deleted before it ended")
 
 
