@@ -87,6 +87,10 @@ class RowsWriter:
         """Add one row: JSON without a newline."""
         self._shard.write(line)
 
+    def write_lines(self, lines: bytes | bytearray, rows: int) -> None:
+        """Add `rows` rows at once, each with its newline."""
+        self._shard.write_lines(lines, rows)
+
     @property
     def rows(self) -> int:
         """How many rows were written."""

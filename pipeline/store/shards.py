@@ -16,6 +16,7 @@ import zstandard
 from pipeline.errors import Trouble
 from pipeline.store.objects import Store
 
+_PIECE_BYTES = 1 << 18  # compressed at once
 Compression = Literal["zstd", "gzip", "none"]
 SUFFIX: dict[Compression, str] = {"zstd": ".jsonl.zst", "gzip": ".jsonl.gz", "none": ".jsonl"}
 
@@ -41,6 +42,7 @@ class ShardWriter:
     def __init__(self, path: Path, compression: Compression) -> None:
         self.path = path
         self.rows = 0
+        self._waiting = bytearray()
         self._file = path.open("wb")
         self._out: Any
         if compression == "zstd":
@@ -52,12 +54,22 @@ class ShardWriter:
 
     def write(self, line: bytes) -> None:
         """Add one row: `line` is JSON without a newline."""
-        self._out.write(line)
-        self._out.write(b"\n")
-        self.rows += 1
+        self.write_lines(line + b"\n", 1)
+
+    def write_lines(self, lines: bytes | bytearray, rows: int) -> None:
+        """Add `rows` rows, each with its newline. What is compressed at once does not depend on how they come."""
+        self._waiting += lines
+        self.rows += rows
+        if len(self._waiting) >= _PIECE_BYTES:
+            whole = len(self._waiting) // _PIECE_BYTES * _PIECE_BYTES
+            for start in range(0, whole, _PIECE_BYTES):
+                self._out.write(self._waiting[start : start + _PIECE_BYTES])
+            del self._waiting[:whole]
 
     def close(self) -> None:
         """Finish the file; further writes are errors."""
+        self._out.write(self._waiting)
+        self._waiting = bytearray()
         self._out.close()
         if not self._file.closed:
             self._file.close()

@@ -1,24 +1,29 @@
-"""Output rows as bytes. The plain way decodes a line and serialises the row; the fast one splices contents as they are.
-
-Both give the same bytes: a content without \\u and \\/ escapes is written in JSON just as orjson would write it.
+"""Output rows as bytes. The plain way decodes a line and serialises the row; the compiled `RowWriter` splices contents
+as they are written, and gives the same bytes.
 """
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from pipeline.store.inputs import SourceFile
 from pipeline.text.chatml import Turn, described, turns_of
-from pipeline.text.examine import CHATML, REASONS, SCHEMA_REASONS, Rules, examine, messages_of
+from pipeline.text.compiled import has_row_reader, knows
+from pipeline.text.examine import REASONS, SCHEMA_REASONS, Rules, examine, messages_of
 from pipeline.text.files import plain_name, stem
 from pipeline.text.overlap import open_index, texts_of
+from pipeline.text.readers import without_bom
 from pipeline.text.settings import SystemPrompt
+
+if TYPE_CHECKING:
+    from pipeline.text.rowreader import RowWriter
 
 
 class Line(NamedTuple):
@@ -34,6 +39,11 @@ class Line(NamedTuple):
     first_line: int
     key_hi: int
     key_lo: int
+
+
+_FORMATS = ("<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u8", "<u8")
+LINE = np.dtype(list(zip(Line._fields, _FORMATS, strict=True)))
+Lines = npt.NDArray[Any]  # of dtype LINE
 
 
 @dataclass(frozen=True)
@@ -54,19 +64,6 @@ class InputFile:
         return plain_name(self.origin)
 
 
-class _Message(msgspec.Struct, gc=False):
-    role: Literal["system", "user", "assistant"]
-    content: msgspec.Raw
-
-
-class _Row(msgspec.Struct, gc=False):
-    messages: list[_Message]
-
-
-_decode = msgspec.json.Decoder(_Row).decode
-_ROLES = {"system": b"system", "user": b"user", "assistant": b"assistant"}
-
-
 @dataclass(frozen=True)
 class Renderer:
     """Makes output rows of lines. `rules` are those of the first pass, `index` the folder of what it compared with."""
@@ -76,32 +73,33 @@ class Renderer:
     rules: Rules
     prompt: SystemPrompt
     index: Path | None = None
+    compiled: bool = field(default_factory=has_row_reader)
 
-    def row(self, line: Line, raw: bytes) -> bytes:
-        """The output row of a sound line."""
-        file = self.files[line.file]
-        try:
-            messages = [] if file.upstream or self._columns_named else _decode(raw).messages
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            messages = []
-        if not messages:
-            return orjson.dumps(self.plain_row(line, raw))
-        turns = [b'{"role":"%b","content":%b}' % (_ROLES[one.role], _canonical(bytes(one.content))) for one in messages]
-        own = messages[0].role == "system"
-        if self.prompt.text is not None and not (self.prompt.mode == "add" and own):
-            turns[: int(own)] = [b'{"role":"system","content":%b}' % _json(self.prompt.text)]
-        return b'{"messages":[%b],"source":%b,"id":"%016x%016x","origin":%b:%d"}' % (
-            b",".join(turns),
-            _json(self.sources[line.source]),
-            line.key_hi,
-            line.key_lo,
-            _json(file.plain_origin)[:-1],
-            line.line,
-        )
+    def rows(self, window: bytes, begin: int, lines: Lines) -> Iterator[tuple[bytes | bytearray, int]]:
+        """The output rows of sound lines of one file as pieces, each with its number of rows.
+
+        `window` holds the file's bytes from `begin` on.
+        """
+        packed, at = lines.tobytes(), 0
+        while at < len(lines):
+            piece, stop = (b"", at) if self._splicer is None else self._splicer.write(window, begin, packed, at)
+            if stop == at:
+                line = Line._make(lines[at].tolist())
+                start = line.offset - begin
+                raw = without_bom(window[start : start + line.length], line.offset)
+                piece, stop = orjson.dumps(self.plain_row(line, raw)) + b"\n", at + 1
+            yield piece, stop - at
+            at = stop
 
     @cached_property
-    def _columns_named(self) -> bool:
-        return self.rules.columns != CHATML
+    def _splicer(self) -> "RowWriter | None":
+        if not (self.compiled and knows(self.rules.columns)):
+            return None
+        from pipeline.text.rowreader import RowWriter
+
+        origins = [None if file.upstream else orjson.dumps(file.plain_origin)[:-1] for file in self.files]
+        prompt = None if self.prompt.text is None else orjson.dumps(self.prompt.text)
+        return RowWriter(self.rules.columns, prompt, self.prompt.mode == "replace", self.sources, origins)
 
     def plain_row(self, line: Line, raw: bytes) -> dict[str, Any]:
         """The same row as JSON values, by the plain rule; rows of an upstream stage keep their further keys."""
@@ -162,15 +160,3 @@ def with_system(turns: list[Turn], prompt: SystemPrompt) -> list[Turn]:
     if prompt.mode == "keep" or prompt.text is None or (prompt.mode == "add" and own):
         return turns
     return [Turn("system", prompt.text), *(turns[1:] if own else turns)]
-
-
-def _canonical(content: bytes) -> bytes:
-    """A JSON string as orjson writes it: that it is already, unless it has an escape that orjson does not write."""
-    if b"\\" in content and (b"\\u" in content or b"\\/" in content):  # one byte is found much faster than two
-        return orjson.dumps(orjson.loads(content))
-    return content
-
-
-@lru_cache(4096)
-def _json(text: str) -> bytes:
-    return orjson.dumps(text)

@@ -13,6 +13,11 @@ class RowReader:
 
 class RowWriter:
     def __init__(
-        self, columns: Columns, prompt: bytes | None, replaces: bool, sources: Sequence[str], origins: Sequence[bytes]
+        self,
+        columns: Columns,
+        prompt: bytes | None,
+        replaces: bool,
+        sources: Sequence[str],
+        origins: Sequence[bytes | None],
     ) -> None: ...
-    def write(self, window: bytes, offset: int, lines: bytes, first: int, out: bytearray) -> int: ...
+    def write(self, window: bytes, offset: int, lines: bytes, first: int) -> tuple[bytearray, int]: ...

@@ -9,7 +9,7 @@ between two pointers, [start, end); nothing is read outside of the line.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.buffer cimport PyBUF_READ
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
@@ -39,6 +39,7 @@ cdef enum:
     MOST_LEVELS = 64  # of a further member's value
     MOST_DIGITS = 15  # of a number in one; what JSON parsers make of longer ones differs
     OWN_BYTES = 256  # more than an output row has beside its turns, source and origin
+    PIECE_BYTES = 1 << 18  # of output rows, given at once
     SYSTEM = 1
     USER = 2
     ASSISTANT = 3
@@ -49,6 +50,7 @@ include "rowreader_json.pxi"
 cdef const char **ROLES = ["", "system", "user", "assistant"]
 cdef Py_ssize_t *ROLE_LENGTHS = [0, 6, 4, 9]
 
+cdef const char *ID = ',"id":"%016llx%016llx","origin":'
 cdef tuple WRITTEN_ROLES = ("", *(b'{"role":"%b","content":"' % ROLES[role] for role in range(1, 4)))
 
 
@@ -59,7 +61,7 @@ cdef packed struct Record:  # records.RECORD
     uint16_t code, multi
 
 
-cdef packed struct Line:  # write.LINE
+cdef packed struct Line:  # render.LINE
     uint64_t offset
     uint32_t length, file, line, source, code, first_file, first_line
     uint64_t key_hi, key_lo
@@ -273,14 +275,15 @@ cdef class RowWriter:
     """Splices the output rows of sound lines, as `Renderer.plain_row` and orjson write them.
 
     `prompt` is the system prompt in JSON, None to keep rows as they are; `replaces` says whether it takes the place of
-    a row's own. `sources` are the names of sources, `origins` those of files, in JSON without the closing quote.
+    a row's own. `sources` are the names of sources, `origins` those of files in JSON without the closing quote, None for a
+    file whose rows are not to be spliced.
     """
 
     cdef bytes messages, source, prompt
     cdef bint replaces
     cdef object sources, origins
     cdef dict written  # sources in JSON by their number
-    cdef bytearray room
+    cdef bytearray room, out
     cdef Row row
 
     def __init__(self, columns, prompt, bint replaces, sources, origins):
@@ -289,62 +292,63 @@ cdef class RowWriter:
         self.replaces = replaces
         self.sources, self.origins = sources, origins
         self.written = {}
-        self.room = bytearray()
+        self.room, self.out = bytearray(), bytearray(2 * PIECE_BYTES)
 
-    def write(self, bytes window, uint64_t offset, bytes lines, Py_ssize_t first, bytearray out):
-        """Append the rows of `lines` (`write.LINE`) from `first` on, each with a newline, as long as there is no doubt.
+    def write(self, bytes window, uint64_t offset, bytes lines, Py_ssize_t first):
+        """The rows of `lines` (`render.LINE`) from `first` on, each with a newline, as long as there is no doubt.
 
-        `window` holds the bytes of their file from `offset` on. Gives the number of the first line not written.
+        `window` holds the bytes of their file from `offset` on. Gives about `PIECE_BYTES` at most, and the number of the
+        first line that is not written.
         """
-        cdef Py_ssize_t count = PyBytes_GET_SIZE(lines) // <Py_ssize_t>sizeof(Line)
+        cdef Py_ssize_t count = PyBytes_GET_SIZE(lines) // <Py_ssize_t>sizeof(Line), size = 0, more
         cdef Line *line
-        while first < count:
+        while first < count and size < PIECE_BYTES:
             line = <Line *>PyBytes_AS_STRING(lines) + first
             if line.offset < offset or line.offset - offset + line.length > <uint64_t>PyBytes_GET_SIZE(window):
                 raise IndexError(f"line of {line.length} bytes at {line.offset}: the window begins at {offset}")
-            if not self.splices(line, <Bytes>PyBytes_AS_STRING(window) + (line.offset - offset), out):
+            more = self.splices(line, <Bytes>PyBytes_AS_STRING(window) + (line.offset - offset), size)
+            if not more:
                 break
+            size += more
             first += 1
-        return first
+        return self.out[:size], first
 
-    cdef bint splices(self, Line *line, Bytes start, bytearray out) except -1:
-        """Append one row to `out`, unless its line is not understood."""
+    cdef Py_ssize_t splices(self, Line *line, Bytes start, Py_ssize_t size) except -1:
+        """Write one row behind `size` bytes of `out`, unless its line is not understood, and give its size."""
         cdef Row *row = &self.row
-        cdef Py_ssize_t size = PyByteArray_GET_SIZE(out), turn
-        cdef uint8_t *at
+        cdef Py_ssize_t turn = 0
+        cdef uint8_t *begin
+        cdef uint8_t *at = <uint8_t *>PyByteArray_AS_STRING(roomy(self.room, line.length))
         cdef bint own
         row.at, row.end = start, start + line.length
         row.plain = True  # the first pass has found it sound
-        at = <uint8_t *>PyByteArray_AS_STRING(roomy(self.room, line.length))
-        if not takes_row(row, self.messages, self.source, at):
-            return False
+        origin = self.origins[line.file]
+        if origin is None or not takes_row(row, self.messages, self.source, at):
+            return 0
         source = self.written.get(line.source)
         if source is None:
             source = self.written[line.source] = orjson.dumps(self.sources[line.source])
-        origin = self.origins[line.file]
-        PyByteArray_Resize(out, size + line.length + len(self.prompt) + len(source) + len(origin) + OWN_BYTES)
-        at = put(<uint8_t *>PyByteArray_AS_STRING(out) + size, b'{"messages":[')
+        roomy(self.out, size + line.length + len(self.prompt) + len(source) + len(origin) + OWN_BYTES)
+        begin = <uint8_t *>PyByteArray_AS_STRING(self.out) + size
+        at = put(begin, b'{"messages":[')
         own = row.turns[0].role == SYSTEM
-        turn = 0
         if self.prompt and (self.replaces or not own):
-            at = put(at, self.prompt)
+            at = put(put(at, self.prompt), b",")
             turn = own
-            at = put(at, b",")
         while True:
             at = put(at, WRITTEN_ROLES[row.turns[turn].role])
             at = unescaped(&row.turns[turn].content, at, True, &row.han)
             if at is NULL:
-                PyByteArray_Resize(out, size)
-                return False
+                return 0
             turn += 1
             if turn == row.count:
                 break
             at = put(at, b'"},')
         at = put(put(at, b'"}],"source":'), source)
-        at += snprintf(<char *>at, OWN_BYTES, ",\"id\":\"%016llx%016llx\",\"origin\":", <unsigned long long>line.key_hi, <unsigned long long>line.key_lo)
-        at += snprintf(<char *>put(at, origin), OWN_BYTES, ':%u"}\n', line.line)
-        PyByteArray_Resize(out, at - <uint8_t *>PyByteArray_AS_STRING(out))
-        return True
+        at += snprintf(<char *>at, OWN_BYTES, ID, <unsigned long long>line.key_hi, <unsigned long long>line.key_lo)
+        at = put(at, origin)
+        at += snprintf(<char *>at, OWN_BYTES, ':%u"}\n', line.line)
+        return at - begin
 
 
 cdef uint8_t *put(uint8_t *out, bytes data) noexcept:

@@ -3,7 +3,7 @@
 The result of a unit depends on its bytes and the rules alone, so whoever scans it, and how often, changes nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.store.commit import StageDirectory
 from pipeline.store.inputs import SourceFile
-from pipeline.text.compiled import has_row_reader
+from pipeline.text.compiled import has_row_reader, knows
 from pipeline.text.examine import CODES, NO_KEY, Judged, Rules, judge
 from pipeline.text.files import stem
 from pipeline.text.readers import Block, range_blocks, stream_blocks, without_bom
@@ -106,11 +106,16 @@ class _Scanner:
     def __init__(self, source: str, rules: Rules, compiled: bool) -> None:
         self._stem = source
         self._rules = rules
-        self._reader = _row_reader(rules, self._number) if compiled else PlainReader()
+        self._reader = self._row_reader() if compiled and knows(rules.columns) else PlainReader()
         self._records = bytearray()
         self._sources: dict[str, int] = {}
         self._before = self._lines = self._blank = 0  # lines before this piece; lines and blank lines since
         self._pieces = 0
+
+    def _row_reader(self) -> "RowReader":
+        from pipeline.text.rowreader import RowReader
+
+        return RowReader(self._rules, self._number)
 
     def _number(self, name: bytes | None) -> int:
         """The number of a source, -1 for one whose rows are not kept."""
@@ -156,13 +161,3 @@ class _Scanner:
         self._before += self._lines
         self._lines = self._blank = 0
         return piece
-
-
-def _row_reader(rules: Rules, number_of: Callable[[bytes | None], int]) -> "RowReader | PlainReader":
-    """The compiled reader, where it knows the columns."""
-    columns = rules.columns
-    if columns.user is not None or columns.messages == columns.source:
-        return PlainReader()
-    from pipeline.text.rowreader import RowReader
-
-    return RowReader(rules, number_of)

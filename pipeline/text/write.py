@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,13 @@ from pipeline.store.inputs import SourceFile
 from pipeline.text.examine import CODES, REASONS, Rules
 from pipeline.text.files import BLOCK_BYTES
 from pipeline.text.readers import LineCursor, without_bom
-from pipeline.text.render import InputFile, Line, Renderer
+from pipeline.text.render import LINE, InputFile, Line, Lines, Renderer
 from pipeline.text.sampling import HELDOUT, NOT_SAMPLED, SAMPLED, Selection
 from pipeline.text.settings import PrepareSettings
 from pipeline.text.table import Table
 
 OUTPUTS = ("rows", "heldout", "rejects")
-_FORMATS = ("<u8", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u4", "<u8", "<u8")
-LINE = np.dtype(list(zip(Line._fields, _FORMATS, strict=True)))
-Lines = npt.NDArray[Any]  # of dtype LINE
+Offsets = npt.NDArray[np.uint64]
 _GAP_BYTES = 1 << 18
 _last = threading.local()
 _HEAD_BYTES = 4096
@@ -97,10 +95,14 @@ def write_unit(writing: Writing, unit: WriteUnit) -> int:
     offset = unit.start * LINE.itemsize
     lines = np.fromfile(writing.lines / unit.output, LINE, unit.stop - unit.start, offset=offset)
     renderer = Renderer(writing.files, writing.sources, writing.rules, writing.settings.system_prompt, writing.index)
-    render = renderer.reject if unit.output == "rejects" else renderer.row
     with directory.write_rows(unit.name, unit.output, writing.settings.compression) as writer:
-        for line, raw in _read(writing, lines):
-            writer.write(render(line, raw))
+        for window, begin, part in _windows(writing, lines):
+            if unit.output == "rejects":
+                for line, raw in _cut(window, begin, part):
+                    writer.write(renderer.reject(line, raw))
+            else:
+                for rows, count in renderer.rows(window, begin, part):
+                    writer.write_lines(rows, count)
     counts = Counts(planned=len(lines), ok=len(lines))
     if unit.output == "rejects":
         codes, numbers = np.unique(lines["code"], return_counts=True)
@@ -110,15 +112,28 @@ def write_unit(writing: Writing, unit: WriteUnit) -> int:
     return len(lines)
 
 
-def _read(writing: Writing, lines: Lines) -> Iterator[tuple[Line, bytes]]:
+def _windows(writing: Writing, lines: Lines) -> Iterator[tuple[bytes, int, Lines]]:
+    """Lines that lie close together, with the bytes of their file from the first one on, and its offset."""
+    ends = lines["offset"] + _kept(lines)
+    for first, stop in _spans(lines["file"], lines["offset"], ends):
+        begin = int(lines["offset"][first])
+        cursor = _cursor(writing.files[int(lines["file"][first])].file)
+        yield cursor.read(begin, int(ends[stop - 1]) - begin, 0), begin, lines[first:stop]
+
+
+def _kept(lines: Lines) -> Offsets:
+    """How many bytes are wanted of each line: of one that was too long to judge only the first."""
+    kept: Offsets = np.where(
+        lines["code"] == CODES["too_long_line"], np.minimum(lines["length"], _HEAD_BYTES), lines["length"]
+    ).astype(np.uint64)
+    return kept
+
+
+def _cut(window: bytes, begin: int, lines: Lines) -> Iterator[tuple[Line, bytes]]:
     """Each line with its bytes; too long a line gives its first bytes only."""
-    kept = np.where(lines["code"] == CODES["too_long_line"], np.minimum(lines["length"], _HEAD_BYTES), lines["length"])
-    cursor, current = None, -1
-    places = zip(map(Line._make, lines.tolist()), kept.tolist(), _read_ahead(lines, kept), strict=True)
-    for line, length, window in places:
-        if cursor is None or line.file != current:
-            cursor, current = _cursor(writing.files[line.file].file), line.file
-        yield line, without_bom(cursor.read(line.offset, length, window), line.offset)
+    for line, length in zip(map(Line._make, lines.tolist()), _kept(lines).tolist(), strict=True):
+        start = line.offset - begin
+        yield line, without_bom(window[start : start + length], line.offset)
 
 
 def _cursor(file: SourceFile) -> LineCursor:
@@ -129,24 +144,17 @@ def _cursor(file: SourceFile) -> LineCursor:
     return cursor
 
 
-def _read_ahead(lines: Lines, kept: npt.NDArray[Any]) -> list[int]:
-    """For each line how many bytes to read at once from its offset: up to the last line close enough behind it.
+def _spans(files: Offsets, starts: Offsets, ends: Offsets) -> Iterator[tuple[int, int]]:
+    """[first, stop) of lines to read at once: of one file, without wide gaps, two blocks in all or a single line.
 
-    `kept`: bytes wanted of each line. Example: lines at 0, 100 and 10 MB, 100 bytes each -> [200, 100, 100]
+    Example: lines of 100 bytes at 0, 100 and 10 MB -> (0, 2), (2, 3)
     """
-    starts, files = lines["offset"].tolist(), lines["file"].tolist()
-    ends = (lines["offset"] + kept).tolist()
-    ahead = [0] * len(starts)
-    group_end = 0
-    for place in range(len(starts) - 1, -1, -1):
-        follower = place + 1
-        near = (
-            follower < len(starts)
-            and files[follower] == files[place]
-            and starts[follower] - ends[place] <= _GAP_BYTES
-            and group_end - starts[place] <= 2 * BLOCK_BYTES
-        )
-        if not near:
-            group_end = ends[place]
-        ahead[place] = group_end - starts[place]
-    return ahead
+    apart = (files[1:] != files[:-1]) | (starts[1:] > ends[:-1] + np.uint64(_GAP_BYTES))
+    edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(starts)]
+    for edge, stop in pairwise(edges):
+        first = edge
+        while first < stop:
+            most = starts[first] + np.uint64(2 * BLOCK_BYTES)
+            after = max(first + 1, first + int(np.searchsorted(ends[first:stop], most, side="right")))
+            yield first, after
+            first = after

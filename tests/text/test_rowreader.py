@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-import orjson
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from pipeline.store.inputs import SourceFile
 from pipeline.text.compiled import has_row_reader, source_digest
 from pipeline.text.examine import Rules, judge, prompt_hashes
 from pipeline.text.records import ScanUnit
-from pipeline.text.render import InputFile, Line, Renderer
+from pipeline.text.render import LINE, InputFile, Line, Renderer
 from pipeline.text.rowreader import COMPILED_FROM, RowReader
 from pipeline.text.scan import scan
 from pipeline.text.settings import Columns, SystemPrompt
@@ -272,17 +272,22 @@ def test_any_bytes_are_judged(data: bytes) -> None:
 PROMPTS = [{"mode": "keep"}, {"mode": "add", "text": '너는 "도우미"\n'}, {"mode": "replace", "text": "한국어로"}]
 
 
-def renderer(prompt: dict[str, Any]) -> Renderer:
+def written(line: bytes, prompt: dict[str, Any], compiled: bool) -> list[bytes]:
+    """The output rows of a line that stands twice in a window."""
     files = [InputFile(SourceFile("a.jsonl.gz", "file:///a", 1, ""), '예 "a".jsonl.gz')]
-    return Renderer(files, ['출처 "1"'], Rules(), SystemPrompt(**prompt))
+    made = Renderer(files, ['출처 "1"'], Rules(), SystemPrompt(**prompt), compiled=compiled)
+    entries = [Line(7, len(line), 0, 17, 0, 0, 0, 0, 1, 2**63), Line(8 + len(line), len(line), 0, 4, 0, 0, 0, 0, 2, 3)]
+    pieces = [*made.rows(b"xx" + line + b"\n" + line, 5, np.array(entries, LINE))]
+    assert sum(rows for _, rows in pieces) == 2
+    return b"".join(piece for piece, _ in pieces).splitlines()
 
 
 @settings(max_examples=500, deadline=None)
 @given(lines(), st.sampled_from(PROMPTS))
 @example(b'{"messages":[{"role":"user","content":"\\/\\u007f\\b"},{"role":"assistant","content":"a"}]}', PROMPTS[0])
+@example(SOUND, PROMPTS[0])
+@example(SOUND, PROMPTS[1])
+@example(SOUND, PROMPTS[2])
 def test_spliced_and_serialised_rows_are_equal(line: bytes, prompt: dict[str, Any]) -> None:
-    if judge(line, "", Rules(chinese=None)).reason:
-        return
-    place = Line(0, len(line), 0, 17, 0, 0, 0, 0, 1, 2**63)
-    made = renderer(prompt)
-    assert made.row(place, line) == orjson.dumps(made.plain_row(place, line))
+    if not judge(line, "", Rules(chinese=None)).reason:
+        assert written(line, prompt, compiled=True) == written(line, prompt, compiled=False)
