@@ -13,7 +13,8 @@ HANFORGE := $(BIN)/hanforge
 STORE_OPTION := --store $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-smollm test crash-test lint bench run-chain run-stage plan status logs why clean
+.PHONY: base-image images run-stage run-chain
+.PHONY: help setup demo demo-smollm test crash-test lint bench plan status logs why clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +44,23 @@ bench: setup ## Benchmarks of this machine: prepare, augment, merge, and the tra
 	@$(BIN)/python -m benchmarks.merge
 	@$(BIN)/python benchmarks/train.py --case all --tiny
 
-run-chain: setup ## Run a recipe here: RECIPE=demo [STORE=...]
-	@$(HANFORGE) run $(RECIPE) $(STORE_OPTION)
+# --- images: built and run by docker alone, nothing of .venv ---
+IMAGES ?= data,train,serve
+CPU ?=
+BASE ?=
+ARGS ?=
 
-run-stage: setup ## Run one stage of a recipe here: RECIPE=demo STAGE=phase1 [STORE=...]
-	@$(HANFORGE) run $(RECIPE) --only $(STAGE) $(STORE_OPTION)
+base-image: ## A base image by debootstrap, where none can be pulled (root) [MIRROR=] [TAG=]
+	@images/base.sh
+
+images: ## Build the images and print their sizes [IMAGES=data,train,serve] [CPU=1 for vLLM on the CPU] [BASE=]
+	@python3 -m images.build --images "$(IMAGES)" $(if $(CPU),--cpu) $(if $(BASE),--base $(BASE))
+
+run-stage: ## One stage in docker: STAGE=phase2 [RECIPE=demo] [STORE=...] [ARGS="--set phase2.max_steps=10"]
+	@python3 -m images.run $(RECIPE) --store $(STORE) --only $(or $(STAGE),"") $(ARGS)
+
+run-chain: ## A recipe's whole chain in docker: [RECIPE=demo] [STORE=...] [ARGS=...]
+	@python3 -m images.run $(RECIPE) --store $(STORE) $(ARGS)
 
 plan: setup ## What a recipe would do: RECIPE=korean-vla
 	@$(HANFORGE) plan $(RECIPE) $(STORE_OPTION)

@@ -45,10 +45,13 @@ def run(demo: Demo) -> int:
     """Run a demo; options of the command line that are not known here go to `hanforge run`. 0 only when all holds."""
     parser = argparse.ArgumentParser(description=f"Run the recipe {demo.recipe} on data made here.")
     parser.add_argument("--store", default=".hanforge/demo", help="a folder or URL (default: %(default)s)")
+    parser.add_argument("--inputs-only", action="store_true", help="bring the inputs into the store, and end")
     arguments, passed_on = parser.parse_known_args()
     began = time.monotonic()
     store = open_store(arguments.store)
     bring_inputs(store, demo)
+    if arguments.inputs_only:
+        return 0
     code = hanforge("run", demo.recipe, "--store", arguments.store, "--parallel", str(demo.parallel), *passed_on)
     if code != 0:
         return code

@@ -11,6 +11,7 @@ import orjson
 
 from pipeline.merging.settings import MergeSettings
 from pipeline.recipe import models
+from pipeline.recipe.images import image_of
 from pipeline.recipe.known_models import known_config, licence_note
 from pipeline.recipe.profiles import Profile, profile_names, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
@@ -36,6 +37,7 @@ class StagePlan:
     name: str
     kind: str
     profile: str
+    image: str
     needs: list[str]
     reads: list[str]
     writes: list[str]
@@ -143,6 +145,7 @@ def _stage_plan(planner: _Planner, name: str, profile: str, absent: dict[str, st
         name,
         settings.kind,
         profile,
+        image_of(settings),
         list(lock.stages[name].needs),
         list(dict.fromkeys(_described(lock, reference) for reference in references)),
         list(type(settings).OUTPUTS),
