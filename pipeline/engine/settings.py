@@ -3,12 +3,14 @@
 A field is fingerprinted when an answer can depend on it; where and how fast the server runs is operational.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from pipeline.recipe.fields import Closed, OutputType, StageSettings, operational
 from pipeline.recipe.references import PromotionReference
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
 class EngineSettings(Closed):
@@ -37,6 +39,10 @@ class EngineSettings(Closed):
     startup_timeout_seconds: Annotated[float, operational] = Field(
         default=1800, gt=0, description="How long loading the model may take before the start counts as failed."
     )
+
+    def at(self, precision: str) -> Self:
+        """The settings with the run's dtype for `auto`, which vLLM takes for 16 bits of a float32 checkpoint."""
+        return self.model_copy(update={"dtype": DTYPES[precision]}) if self.dtype == "auto" else self
 
 
 class ClientSettings(Closed):

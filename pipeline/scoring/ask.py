@@ -23,7 +23,6 @@ from pipeline.scoring.settings import EvaluateSettings, JudgeSettings
 from pipeline.store.stage import Stage
 from pipeline.text.thinking import split_thinking
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 LOOK_SECONDS = 5.0
 
 
@@ -34,11 +33,12 @@ def model_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None]]
     url = settings.url()
     if url is not None:
         special = special_beside_tags(stage.model_path(settings.model, FILES))  # no weights are fetched for it
-        yield Endpoint(url, settings.served_model_name, special_tokens=special), lambda: None
+        endpoint = Endpoint(url, settings.served_model_name, special_tokens=special)
+        if settings.endpoint is None:  # a sidecar, which loads its model only now
+            asyncio.run(_started(endpoint, settings, stage))
+        yield endpoint, lambda: None
         return
-    engine = settings.engine
-    if engine.dtype == "auto":  # vLLM's own auto would make 16-bit numbers of a float32 checkpoint
-        engine = engine.model_copy(update={"dtype": DTYPES[stage.execution.precision]})
+    engine = settings.engine.at(stage.execution.precision)
     folder = stage.model_path(settings.model)
     with serving(
         folder,
@@ -48,6 +48,11 @@ def model_endpoint(stage: Stage) -> Iterator[tuple[Endpoint, Callable[[], None]]
         stop_requested=lambda: stage.stop.requested,
     ) as server:
         yield server.endpoint(folder), server.check
+
+
+async def _started(endpoint: Endpoint, settings: EvaluateSettings, stage: Stage) -> None:
+    async with Client(endpoint, settings.client) as client:
+        await client.wait_ready(settings.engine.startup_timeout_seconds, lambda: stage.stop.requested)
 
 
 def check_endpoint(endpoint: Endpoint, client: ClientSettings, what: str) -> None:

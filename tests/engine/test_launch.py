@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.launch import settings_from
+from pipeline.engine.launch import folder_of, settings_from
 from pipeline.engine.settings import EngineSettings
 from pipeline.errors import UserError
 from pipeline.store.objects import Store
@@ -50,3 +50,25 @@ def test_a_sidecar_takes_its_settings_from_the_stage_that_it_serves(tmp_path: Pa
         settings_from(store, f"{lock.run_id}:prepare", None)
     with pytest.raises(UserError, match="Give one of them"):
         settings_from(store, f"{lock.run_id}:augment", "{}")
+
+
+def test_a_sidecar_serves_what_its_stage_asks(tmp_path: Path) -> None:
+    folder = bare_checkpoint(tmp_path / "model")
+    store = Store(f"file://{tmp_path / 'store'}")
+    lock = with_prepared(
+        store,
+        prepared_rows(4),
+        {
+            "augment": augment_settings(teacher={"model": str(folder), "served_model_name": "exaone"}),
+            "evaluate": {"kind": "evaluate", "model": str(folder), "questions": "agv", "profile": "h100"},
+        },
+    )
+    for name, words in (("augment", "--served-model-name exaone"), ("evaluate", "--dtype bfloat16")):
+        assert (folder_of(store, None, f"{lock.run_id}:{name}") / "config.json").read_bytes() == (
+            folder / "config.json"
+        ).read_bytes()
+        done = engine(tmp_path / "store", "--for", f"{lock.run_id}:{name}")
+        assert done.returncode == 0 and words in done.stdout, done.stderr
+    assert settings_from(store, f"{lock.run_id}:evaluate", None)[1] == "model"
+    refused = engine(tmp_path / "store")
+    assert refused.returncode == 2 and "neither a MODEL nor --for" in refused.stderr
