@@ -1,13 +1,14 @@
 """`hanforge`: names every command. Heavy libraries are imported by the command that needs them."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 import typer
 
 from jobs import diff, driver, estimate, inspect, models, plan, rows, run, upkeep
-from pipeline.errors import HanforgeError
+from pipeline.errors import HanforgeError, Stopped
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
@@ -48,6 +49,8 @@ for name, command in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; an error that a person can act on is one message and its exit code, never a traceback."""
+    if os.getpid() == 1:  # in a container the kernel drops SIGTERM to process 1 until somebody listens
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(Stopped.exit_code))
     try:
         app()
     except HanforgeError as error:
