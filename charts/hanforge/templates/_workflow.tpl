@@ -1,0 +1,87 @@
+{{/*
+The same chain as an Argo Workflow. Each template is made from `hanforge.pod`: what Argo has a field for is moved there,
+the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips what the first step found done.
+*/}}
+
+{{- define "hanforge.workflowSpec" -}}
+{{- $v := .root.Values -}}
+{{- $tasks := list (dict "name" "preflight" "template" "preflight") -}}
+{{- $templates := list -}}
+{{- $parameters := list -}}
+{{- range $name := .context.scope -}}
+{{- $stage := index $.context.stages $name -}}
+{{- $plain := $name | replace "_" "-" -}}
+{{- $depends := list "preflight" -}}
+{{- range $need := $stage.needs -}}
+{{- if has $need $.context.scope -}}{{- $depends = append $depends ($need | replace "_" "-") -}}{{- end -}}
+{{- end -}}
+{{- $task := dict "name" $plain "template" $plain "depends" (join " && " $depends) "when" (printf "\"{{tasks.preflight.outputs.parameters.%s}}\" != \"done\"" $name) -}}
+{{- if gt (int $stage.pods) 1 -}}
+{{- $_ := set $task "withSequence" (dict "count" (int $stage.pods | toString)) -}}
+{{- $_ := set $task "arguments" (dict "parameters" (list (dict "name" "index" "value" "{{item}}"))) -}}
+{{- end -}}
+{{- $tasks = append $tasks $task -}}
+{{- $parameters = append $parameters (dict "name" $name "valueFrom" (dict "path" (printf "/tmp/states/%s" $name))) -}}
+{{- $templates = append $templates (include "hanforge.argoTemplate" (dict "root" $.root "context" $.context "stage" $stage "plain" $plain) | fromJson) -}}
+{{- end -}}
+{{- $preflight := include "hanforge.preflight" . | fromJson -}}
+{{- $_ := set $preflight "outputs" (dict "parameters" $parameters) -}}
+{{- $spec := dict
+  "entrypoint" "chain"
+  "serviceAccountName" (printf "%s-stage" .root.Release.Name)
+  "ttlStrategy" (dict "secondsAfterCompletion" (int $v.ttlSecondsAfterFinished))
+  "templates" (concat (list (dict "name" "chain" "dag" (dict "failFast" false "tasks" $tasks)) $preflight) $templates)
+-}}
+{{- if $v.suspend -}}{{- $_ := set $spec "suspend" true -}}{{- end -}}
+{{- toJson $spec -}}
+{{- end -}}
+
+{{- define "hanforge.workflowName" -}}
+{{- printf "%s-%s" .root.Release.Name (include "hanforge.workflowSpec" . | sha256sum | trunc 10) -}}
+{{- end -}}
+
+{{- define "hanforge.argoTemplate" -}}
+{{- if .stage.gang -}}
+{{- fail (printf "stage %q trains on several nodes, which Argo does not start together. Use engine: jobs" .stage.name) -}}
+{{- end -}}
+{{- $pod := include "hanforge.pod" . | fromJson -}}
+{{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" .plain) | fromJson -}}
+{{- if gt (int .stage.pods) 1 -}}
+{{- $_ := set $template "inputs" (dict "parameters" (list (dict "name" "index"))) -}}
+{{- $_ := set $template.container "env" (append $template.container.env (dict "name" "HANFORGE_INDEX" "value" "{{inputs.parameters.index}}")) -}}
+{{- end -}}
+{{- with .stage.own.deadlineSeconds -}}{{- $_ := set $template "activeDeadlineSeconds" (int .) -}}{{- end -}}
+{{- $_ := set $template "retryStrategy" (dict
+  "limit" (.root.Values.retries | int | toString)
+  "retryPolicy" "Always"
+  "expression" "lastRetry.exitCode != '2' && lastRetry.exitCode != '3'"
+  "backoff" (dict "duration" "10s" "factor" "2" "maxDuration" "6h")
+) -}}
+{{- toJson $template -}}
+{{- end -}}
+
+{{/* {pod, name} -> an Argo template. Only its container `stage` or `driver` becomes `main`; init containers stay. */}}
+{{- define "hanforge.argoParts" -}}
+{{- $spec := .pod.spec -}}
+{{- $container := first $spec.containers -}}
+{{- $_ := set $container "name" "main" -}}
+{{- $_ := set $container "command" (list "hanforge") -}}
+{{- $template := dict "name" .name "metadata" .pod.metadata "container" $container "volumes" $spec.volumes -}}
+{{- range $key := list "affinity" "nodeSelector" "tolerations" "securityContext" "priorityClassName" "serviceAccountName" "automountServiceAccountToken" "initContainers" -}}
+{{- if hasKey $spec $key -}}{{- $_ := set $template $key (get $spec $key) -}}{{- end -}}
+{{- end -}}
+{{- $patch := pick $spec "terminationGracePeriodSeconds" "enableServiceLinks" "runtimeClassName" "imagePullSecrets" "subdomain" -}}
+{{- $_ := set $template "podSpecPatch" (toJson $patch) -}}
+{{- toJson $template -}}
+{{- end -}}
+
+{{/* The first step is the driver's own pod in another mode: it makes the lock, checks, and says what is done. */}}
+{{- define "hanforge.preflight" -}}
+{{- $pod := get (include "hanforge.driverSpec" (merge (dict "manifests" (include "hanforge.manifests" .)) .) | fromYaml) "template" -}}
+{{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" "preflight") | fromJson -}}
+{{- $args := list "driver" "--preflight-only" "/tmp/states" -}}
+{{- range include "hanforge.inputArgs" . | fromYamlArray -}}{{- $args = append $args . -}}{{- end -}}
+{{- $_ := set $template.container "args" $args -}}
+{{- $_ := set $template "retryStrategy" (dict "limit" "6" "retryPolicy" "Always" "expression" "lastRetry.exitCode != '2' && lastRetry.exitCode != '3'" "backoff" (dict "duration" "10s" "factor" "2")) -}}
+{{- toJson $template -}}
+{{- end -}}
