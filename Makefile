@@ -84,3 +84,8 @@ cluster-up: setup ## A Kubernetes to test on: yours, kind's, or two nodes built 
 
 cluster-down: setup ## End the cluster that cluster-up started
 	@$(BIN)/python -m tests.cluster.down
+
+# --- charts (docs/charts.md)
+.PHONY: chart-files
+chart-files: setup ## Bring recipes, profiles, schemas and tables of values in the charts up to date
+	@$(BIN)/python -m charts.generate
