@@ -1,7 +1,7 @@
 """`make run-stage`, `make run-chain`: stages of a recipe in docker, each in the image that holds what it needs.
 
 A stage is `hanforge run RECIPE --only STAGE` in a container: the same preflight, retries and exit codes as without
-docker. The working folder and the store lie at the same paths inside and outside, so that each finds what the other wrote.
+docker. The working folder and the store lie at the same paths inside and outside: each finds what the other wrote.
 Usage: python3 -m images.run RECIPE [--store URL] [--only STAGE] [options of `hanforge run`, passed on]
 """
 
@@ -81,7 +81,7 @@ def _writable(folder: Path) -> list[str]:
 
 
 def _input_folders(words: list[str]) -> tuple[str, ...]:
-    """The local folders and files that --input names, mounted to be read: they may lie outside of the working folder."""
+    """Mounts of the local folders and files that --input names: they may lie outside of the working folder."""
     values = [value for option, value in pairwise(words) if option == "--input"]
     paths = [value.partition("=")[2] for value in values]
     return tuple(f"--volume={path}:{path}:ro" for path in paths if path.startswith("/") and Path(path).exists())
