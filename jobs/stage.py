@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pipeline.errors import HanforgeError, Stopped, Trouble
 from pipeline.store import events
@@ -81,7 +82,7 @@ def _unforeseen(stage: Stage, error: Exception) -> tuple[int, str]:
 
 
 def _last_words(stage: Stage, code: int, message: str, seconds: float) -> None:
-    usage = {
+    usage: dict[str, Any] = {
         "record": "usage",
         "seconds": round(seconds, 3),
         "peak_bytes": peak_bytes(),

@@ -184,8 +184,8 @@ def _found(found: Changes, rows_a: OutputRows, rows_b: OutputRows) -> Document:
         "left": sum(left["reasons"].values()),
         "came": sum(came["reasons"].values()),
     }
-    pairs = zip(_at(rows_a, [a for _, a, _ in found.changed_examples]),
-                _at(rows_b, [b for _, _, b in found.changed_examples]), strict=True)  # fmt: skip
+    pairs = zip(_at(rows_a, [a for a, _ in found.changed_examples]),
+                _at(rows_b, [b for _, b in found.changed_examples]), strict=True)  # fmt: skip
     sources = dict(sorted(found.changed.items()))
     return {
         "rows": numbers,
@@ -202,7 +202,7 @@ def _gone(gone: Gone, rows: OutputRows) -> Document:
     for (source, reason), count in sorted(gone.counts.items(), key=lambda item: -item[1]):
         reasons[reason] = reasons.get(reason, 0) + count
         sources.setdefault(source, {})[reason] = count
-    named = [(reason, place) for reason in reasons for _, place in gone.examples[reason]]
+    named = [(reason, place) for reason in reasons for place in gone.examples[reason]]
     shown = zip(named, _at(rows, [place for _, place in named]), strict=True)
     examples = [{"reason": reason, **_example(row)} for (reason, _), row in shown]
     return {

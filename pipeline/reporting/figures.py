@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any
 
-from pipeline.reporting.curves import Points
 from pipeline.reporting.scores import Metric
 
 
@@ -46,16 +45,6 @@ def when(seconds: float) -> str:
 def plain_number(value: float, sign: str = "") -> str:
     """Four digits that tell. Example: 0.123456 -> "0.1235", 2e-05 -> "2e-05" """
     return f"{sign}{value:.1f}" if sign else f"{value:.4g}"
-
-
-def last_value(points: Points) -> float | None:
-    """The value at the last step; None without points."""
-    return points[-1][1] if points else None
-
-
-def top_value(points: Points) -> float | None:
-    """The largest value; None without points."""
-    return max((value for _, value in points), default=None)
 
 
 def score(value: float, metric: Metric) -> str:

@@ -1,7 +1,7 @@
 """Everything that a report tells about a run, gathered from the store once: the source of the page and of `--json`."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline.recipe import models
@@ -9,13 +9,13 @@ from pipeline.recipe.fields import resolved
 from pipeline.recipe.references import StageReference, references_in
 from pipeline.reporting.curves import Curves, curves
 from pipeline.reporting.data import StageData, stage_data
+from pipeline.reporting.examples import Example, pairs, wrong_predictions
 from pipeline.reporting.funnel import ROW_KINDS, StageFlow, stage_flow
-from pipeline.reporting.lineage import code_versions
-from pipeline.reporting.pairs import Pair, Prediction, pairs, wrong_predictions
+from pipeline.reporting.lineage import code_versions, execution_of
+from pipeline.reporting.rows import Committed, committed
 from pipeline.reporting.scores import Evaluation, evaluation
 from pipeline.reporting.settings_shown import settings_shown
-from pipeline.reporting.why import BROKEN, reasons
-from pipeline.store.commit import Manifest
+from pipeline.reporting.why import BROKEN, explained
 from pipeline.store.objects import Store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock
@@ -24,11 +24,15 @@ from pipeline.teacher.settings import AugmentSettings
 
 WRONG_ANSWERS = 4  # shown of each set of an evaluation
 Verdict = Literal["done", "refused", "failed", "running", "stopped", "incomplete"]
+Found = dict[str, Committed]
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage: its status, what it reads, its settings, what it measured, and who made it."""
+    """One stage: its status, what it reads, its settings, what it measured, and who made it.
+
+    `level` is how many stages lie before it on its longest way: the column of its card.
+    """
 
     status: StageStatus
     level: int
@@ -45,21 +49,16 @@ class StageFacts:
         """As JSON values; what is not known is null, never zero."""
         status = self.status
         return {
-            "name": status.name,
-            "kind": status.kind,
-            "state": status.state,
-            "message": status.message,
+            **{name: getattr(status, name) for name in ("name", "kind", "state", "message")},
             "rows": status.counts.plain() if status.counts and status.kind in ROW_KINDS else None,
-            "seconds": status.seconds or None,
-            "peak_bytes": status.peak_bytes or None,
-            "gpu_peak_bytes": status.gpu_peak_bytes or None,
+            **{name: getattr(status, name) or None for name in ("seconds", "peak_bytes", "gpu_peak_bytes")},
             "scores": self.measured.get("scores"),
             "attempts": status.attempts,
             "fingerprint": status.fingerprint,
             "needs": list(self.needs),
             "settings": self.settings,
-            "flow": self.flow.plain() if self.flow else None,
-            "curves": self.curves.plain() if self.curves else None,
+            "flow": asdict(self.flow) if self.flow else None,
+            "curves": asdict(self.curves) if self.curves else None,
             "data": self.data.plain() if self.data else None,
             "code": self.code,
         }
@@ -67,7 +66,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Report:
-    """A run as the page shows it. Times are seconds since the epoch."""
+    """A run as the page shows it. Times are seconds since the epoch; `wrong` has the wrong answers by stage."""
 
     run: str
     recipe: str
@@ -78,33 +77,24 @@ class Report:
     verdict: Verdict
     stages: list[StageFacts]
     evaluations: list[Evaluation]
-    pairs: list[Pair] = field(default_factory=list)
-    wrong: list[Prediction] = field(default_factory=list)
-    promotion: dict[str, Any] | None = None
-    proof: dict[str, Any] | None = None
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    hub_models: dict[str, str] = field(default_factory=dict)
-    teachers: dict[str, str] = field(default_factory=dict)
-    resolved_recipe: dict[str, Any] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: dict[str, str]
+    promotion: dict[str, Any] | None
+    proof: dict[str, Any] | None
+    inputs: dict[str, dict[str, Any]]
+    hub_models: dict[str, str]
+    teachers: dict[str, str]
+    pairs: list[Example]
+    wrong: dict[str, list[Example]]
+    resolved_recipe: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
         """As JSON values: the machine's twin of the page, without sampled texts."""
+        as_they_are = ("run", "recipe", "created", "written", "store", "verdict", "problems", "promotion", "proof",
+                       "inputs", "hub_models", "teachers")  # fmt: skip
         return {
-            "run": self.run,
-            "recipe": self.recipe,
-            "created": self.created,
-            "written": self.written,
-            "store": self.store,
-            "verdict": self.verdict,
+            **{name: getattr(self, name) for name in as_they_are},
             "stages": {stage.status.name: stage.plain() for stage in self.stages},
-            "evaluations": [one.plain() for one in self.evaluations],
-            "problems": dict(self.problems),
-            "promotion": self.promotion,
-            "proof": self.proof,
-            "inputs": self.inputs,
-            "hub_models": self.hub_models,
-            "teachers": self.teachers,
+            "evaluations": [asdict(one) for one in self.evaluations],
         }
 
     @property
@@ -112,19 +102,26 @@ class Report:
         """The work of all stages, in seconds."""
         return sum(stage.status.seconds for stage in self.stages)
 
+    @property
+    def examples(self) -> list[Example]:
+        """Every row that is shown."""
+        shown = [stage.data for stage in self.stages if stage.data]
+        rows = [row for data in shown for row in (*data.rejections, *data.prepared)]
+        return [*self.pairs, *(one for answers in self.wrong.values() for one in answers), *rows]
+
 
 def gather(store: Store, lock: RunLock, num_samples: int = 20, seed: int = 42) -> Report:
     """Read a run's locks, manifests, metrics and a few rows; works at any point of a run."""
-    place = {name: number for number, name in enumerate(models.order(lock.recipe))}
-    statuses = sorted(chain_status(store, lock), key=lambda status: place[status.name])
-    manifests = {status.name: lock.directory(store, status.name).manifest() for status in statuses}
-    levels = _levels(lock)
-    stages = [_facts(store, lock, status, manifests[status.name], levels[status.name], seed) for status in statuses]
-    evaluations = [
-        evaluation(lock, name, manifest.measurements if manifest else None)
-        for name, manifest in manifests.items()
-        if lock.stages[name].kind == "evaluate"
-    ]
+    statuses = {status.name: status for status in chain_status(store, lock)}
+    order = models.order(lock.recipe)
+    found = {name: one for name in order if (one := committed(lock.directory(store, name)))}
+    done = {name: one for name, one in found.items() if one.whole}
+    levels: dict[str, int] = {}
+    for name in order:
+        levels[name] = 1 + max((levels[other] for other in lock.stages[name].needs), default=-1)
+    asked = [name for name in order if lock.stages[name].kind == "evaluate"]
+    answered = {name: done[name].rows(store, "predictions") for name in asked if name in done}
+    wrong = {name: wrong_predictions(rows, WRONG_ANSWERS, seed) for name, rows in answered.items()}
     return Report(
         run=lock.run_id,
         recipe=lock.recipe.name,
@@ -132,104 +129,73 @@ def gather(store: Store, lock: RunLock, num_samples: int = 20, seed: int = 42) -
         created=lock.created,
         written=time.time(),
         store=store.url,
-        verdict=_verdict(statuses),
-        stages=stages,
-        evaluations=evaluations,
-        pairs=_pairs(store, lock, manifests, num_samples, seed),
-        wrong=_wrong(store, lock, manifests, WRONG_ANSWERS, seed),
-        promotion=_measured(lock, manifests, "promote"),
-        proof=_measured(lock, manifests, "serve"),
+        verdict=_verdict({status.state for status in statuses.values()}),
+        stages=[_facts(store, lock, statuses[name], found.get(name), levels[name], seed) for name in order],
+        evaluations=[evaluation(lock, name, done[name].measurements if name in done else None) for name in asked],
+        problems=_problems(store, lock, statuses),
+        promotion=_measured(lock, done, "promote"),
+        proof=_measured(lock, done, "serve"),
         inputs={key: source.plain() for key, source in lock.inputs.items()},
         hub_models=lock.hub_models,
-        teachers=_teachers(lock, manifests),
+        teachers=_teachers(lock, done),
+        pairs=_pairs(store, lock, done, num_samples, seed),
+        wrong={name: examples for name, examples in wrong.items() if examples},
         resolved_recipe=resolved(lock.recipe),
-        problems=_problems(store, lock, statuses),
     )
 
 
 def _facts(
-    store: Store, lock: RunLock, status: StageStatus, manifest: Manifest | None, level: int, seed: int
+    store: Store, lock: RunLock, status: StageStatus, found: Committed | None, level: int, seed: int
 ) -> StageFacts:
     settings = lock.settings(status.name)
     records = read_metrics(lock.directory(store, status.name))
+    done = found if found and found.whole else None
     return StageFacts(
         status=status,
         level=level,
         needs=lock.stages[status.name].needs,
         settings=settings_shown(settings),
-        measured=manifest.measurements if manifest else {},
-        flow=stage_flow(status.name, settings.kind, manifest) if manifest else None,
+        measured=done.measurements if done else {},
+        flow=stage_flow(status.name, settings.kind, done.counts, done.measurements) if done else None,
         curves=curves(records) if settings.kind == "train" and records else None,
-        data=stage_data(store, lock, status.name, manifest, seed),
+        data=stage_data(store, lock, status.name, found, seed),
         code=code_versions(records),
         execution=execution_of(lock, status.name),
     )
 
 
-def execution_of(lock: RunLock, name: str) -> dict[str, Any] | None:
-    """Where a computing stage runs (card, precision, devices), None for stages whose result does not depend on it."""
-    return lock.stages[name].execution.model_dump() if type(lock.settings(name)).COMPUTES else None
+def _verdict(states: set[str]) -> Verdict:
+    worst: tuple[Verdict, ...] = ("failed", "refused", "running", "stopped")
+    return next((state for state in worst if state in states), "done" if states == {"done"} else "incomplete")
 
 
-def _levels(lock: RunLock) -> dict[str, int]:
-    """How many stages lie before each on its longest way: the column of its card."""
-    levels: dict[str, int] = {}
-    for name in models.order(lock.recipe):
-        levels[name] = 1 + max((levels[other] for other in lock.stages[name].needs), default=-1)
-    return levels
+def _problems(store: Store, lock: RunLock, statuses: dict[str, StageStatus]) -> dict[str, str]:
+    """Cause and remedy of every stage that failed, was refused or was stopped."""
+    broken = {name for name, status in statuses.items() if status.state in BROKEN}
+    return {name: words for name, words in explained(store, lock, statuses).items() if name in broken} if broken else {}
 
 
-def _verdict(statuses: list[StageStatus]) -> Verdict:
-    states = {status.state for status in statuses}
-    for state in ("failed", "refused", "running", "stopped"):
-        if state in states:
-            return state
-    return "done" if states == {"done"} else "incomplete"
-
-
-def _measured(lock: RunLock, manifests: dict[str, Manifest | None], kind: str) -> dict[str, Any] | None:
+def _measured(lock: RunLock, done: Found, kind: str) -> dict[str, Any] | None:
     """What the first finished stage of a kind measured."""
-    return next((m.measurements for name, m in manifests.items() if m and lock.stages[name].kind == kind), None)
+    return next((one.measurements for name, one in done.items() if lock.stages[name].kind == kind), None)
 
 
-def _teachers(lock: RunLock, manifests: dict[str, Manifest | None]) -> dict[str, str]:
+def _teachers(lock: RunLock, done: Found) -> dict[str, str]:
     """Each teacher that answered: its name and identity."""
-    found: dict[str, str] = {}
-    for name, manifest in manifests.items():
-        settings = lock.settings(name)
-        if isinstance(settings, AugmentSettings) and manifest is not None:
-            found[settings.teacher.name()] = str(manifest.measurements.get("teacher", ""))
-    return found
-
-
-def _problems(store: Store, lock: RunLock, statuses: list[StageStatus]) -> list[tuple[str, str]]:
-    """(stage, cause and remedy) of every stage that failed, was refused or was stopped."""
-    broken = {status.name for status in statuses if status.state in BROKEN}
-    lines = [line.partition(": ") for line in reasons(store, lock)] if broken else []
-    return [(name, words) for name, _, words in lines if name in broken]
-
-
-def _pairs(store: Store, lock: RunLock, manifests: dict[str, Manifest | None], count: int, seed: int) -> list[Pair]:
-    """Rows before and after augmentation, of the set that passed validation where there is one."""
-    augmented = [name for name in manifests if lock.stages[name].kind == "augment" and manifests[name]]
-    validated = {
-        reference.stage: name
-        for name in manifests
-        if lock.stages[name].kind == "validate" and manifests[name]
-        for _, reference, _ in references_in(lock.settings(name))
-        if isinstance(reference, StageReference)
+    asked = {name: lock.settings(name) for name in done}
+    return {
+        settings.teacher.name(): str(done[name].measurements.get("teacher", ""))
+        for name, settings in asked.items()
+        if isinstance(settings, AugmentSettings)
     }
-    out: list[Pair] = []
-    for name in augmented:
-        out.extend(pairs(store, lock, name, validated.get(name), count, seed))
-    return out
 
 
-def _wrong(
-    store: Store, lock: RunLock, manifests: dict[str, Manifest | None], count: int, seed: int
-) -> list[Prediction]:
-    out: list[Prediction] = []
-    for name, manifest in manifests.items():
-        if manifest is not None and lock.stages[name].kind == "evaluate":
-            out.extend(wrong_predictions(store, lock, name, count, seed))
-    return out
+def _pairs(store: Store, lock: RunLock, done: Found, count: int, seed: int) -> list[Example]:
+    """Rows before and after augmentation, of the set that passed validation where there is one that has rows."""
+    shown = {name: one.rows(store, "rows") for name, one in done.items() if lock.stages[name].kind == "augment"}
+    for name in (name for name in done if lock.stages[name].kind == "validate"):
+        for _, reference, _ in references_in(lock.settings(name)):
+            passed = done[name].rows(store, "rows")
+            if isinstance(reference, StageReference) and reference.stage in shown and passed.total:
+                shown[reference.stage] = passed
+    return [pair for rows in shown.values() for pair in pairs(rows, count, seed)]

@@ -1,19 +1,41 @@
 """How long a set's rows are, in characters and in the student's tokens, against what its trainings take."""
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from pipeline.recipe.references import StageReference, references_in
-from pipeline.reporting.base_model import root_of
-from pipeline.reporting.histogram import Histogram, histogram, quantile
-from pipeline.reporting.rows import OutputRows, Row
-from pipeline.reporting.tokenizer import token_counter
+from pipeline.reporting.base_model import root_file, root_of
+from pipeline.reporting.rows import Row
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock, reference_key
 from pipeline.training.settings import TrainSettings
 
-SAMPLE_ROWS = 2000
-MOST_PARTS = 64  # that a sample is drawn from
+MOST_BINS = 28
+BATCH = 64  # texts that a tokenizer takes at once
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Numbers of values by bin: of `fineness` n, bin k holds 2^((k-1)/n) < value <= 2^(k/n), the lowest 0 and 1."""
+
+    bins: tuple[tuple[int, int], ...]
+    fineness: int
+    median: int
+    percentile_95: int
+    largest: int
+
+    def edge(self, place: int) -> float:
+        """The upper edge of a bin. Example: of fineness 2, 6 -> 8.0"""
+        return float(2 ** (place / self.fineness))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values; bins by their upper edges."""
+        edges = {f"{self.edge(place):.6g}": count for place, count in self.bins}
+        return {"up_to": edges, "median": self.median, "percentile_95": self.percentile_95, "largest": self.largest}
 
 
 @dataclass(frozen=True)
@@ -59,25 +81,36 @@ class Lengths:
         }
 
 
-def drawn(rows: OutputRows, seed: int) -> list[Row]:
-    """At most 2,000 rows of at most 64 parts: what a look at a set of any size costs."""
-    return rows.spread(MOST_PARTS).sample(SAMPLE_ROWS, seed)
-
-
 def lengths(store: Store, lock: RunLock, stage: str, sample: list[Row], total: int) -> Lengths | None:
     """The lengths of sampled rows of a set of `total`; None of an empty sample."""
-    texts = [_contents(row) for row in sample]
-    characters = [sum(map(len, contents)) for contents in texts]
-    whole = histogram(characters)
-    if whole is None:
+    if not sample:
         return None
+    texts = [[turn["content"] for turn in row.get("messages", ()) if _is_text(turn)] for row in sample]
+    characters = [sum(map(len, contents)) for contents in texts]
     trainings = readers(lock, stage)
-    tokens, tokenizer = _tokens(store, lock, trainings, texts)
+    tokens, tokenizer = _tokens(store, lock, trainings[0][1].base, texts) if trainings else (None, "")
     limits = tuple(
         Limit(name, settings.max_length, _share_over(tokens, settings.max_length)) for name, settings in trainings
     )
     counted = histogram(tokens) if tokens is not None else None
-    return Lengths(len(sample), total, whole, counted, tokenizer, limits, _by_source(sample, characters, tokens))
+    sources = _by_source(sample, characters, tokens)
+    return Lengths(len(sample), total, histogram(characters), counted, tokenizer, limits, sources)
+
+
+def histogram(values: list[int]) -> Histogram:
+    """The histogram of one length or more, in bins as fine as at most 28 of them allow."""
+    places = [math.log2(max(1, value)) for value in values]
+    span = max(places) - min(places)
+    fineness = next((fine for fine in (8, 4) if span * fine <= MOST_BINS), 2)
+    found = Counter(math.ceil(place * fineness - 1e-9) for place in places)
+    bins = tuple((place, found[place]) for place in range(min(found), max(found) + 1))
+    return Histogram(bins, fineness, quantile(values, 0.5), quantile(values, 0.95), max(values))
+
+
+def quantile(values: list[int], share: float) -> int:
+    """The least value that `share` of the values do not exceed. Example: ([1, 2, 3, 4], 0.5) -> 2"""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def readers(lock: RunLock, stage: str) -> list[tuple[str, TrainSettings]]:
@@ -94,24 +127,28 @@ def readers(lock: RunLock, stage: str) -> list[tuple[str, TrainSettings]]:
     return found
 
 
-def _contents(row: Row) -> list[str]:
-    contents = [turn.get("content") for turn in row.get("messages", ())]
-    return [content for content in contents if isinstance(content, str)]
+def _is_text(turn: Row) -> bool:
+    return isinstance(turn.get("content"), str)
 
 
-def _tokens(
-    store: Store, lock: RunLock, trainings: list[tuple[str, TrainSettings]], texts: list[list[str]]
-) -> tuple[list[int] | None, str]:
-    """Tokens of each row by the first training's tokenizer, and the model's name; None where it has none here."""
-    if not trainings:
-        return None, ""
-    root = root_of(lock, trainings[0][1].base)
+def _tokens(store: Store, lock: RunLock, base: Any, texts: list[list[str]]) -> tuple[list[int] | None, str]:
+    """Tokens of each row by the tokenizer of a training's base, and the model's name; None without tokenizer.json.
+
+    Counts the texts alone, without the marks that the chat template adds (a few for each turn).
+    """
+    from tokenizers import Tokenizer
+
+    root = root_of(lock, base)
     name = reference_key(root).removeprefix("input:")
-    count = token_counter(store, lock, root)
-    if count is None:
+    content = root_file(store, lock, root, "tokenizer.json")
+    if content is None:
         return None, name
-    flat = iter(count([content for contents in texts for content in contents]))
-    return [sum(next(flat) for _ in contents) for contents in texts], name
+    whole = {**orjson.loads(content), "truncation": None, "padding": None}
+    tokenizer = Tokenizer.from_str(orjson.dumps(whole).decode())
+    flat = [content for contents in texts for content in contents]
+    batches = (flat[start : start + BATCH] for start in range(0, len(flat), BATCH))
+    counts = (len(one) for batch in batches for one in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+    return [sum(next(counts) for _ in contents) for contents in texts], name
 
 
 def _share_over(tokens: list[int] | None, limit: int) -> float | None:

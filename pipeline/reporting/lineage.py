@@ -66,6 +66,11 @@ def code_versions(records: list[Document]) -> list[dict[str, str]]:
     return [{"version": version, "commit": commit} for version, commit in sorted(found)]
 
 
+def execution_of(lock: RunLock, name: str) -> Document | None:
+    """Where a computing stage runs (card, precision, devices), None for stages whose result does not depend on it."""
+    return lock.stages[name].execution.model_dump() if type(lock.settings(name)).COMPUTES else None
+
+
 def _stage(store: Store, lock: RunLock, name: str) -> Document:
     settings, directory = lock.settings(name), lock.directory(store, name)
     manifest = directory.manifest()
@@ -82,8 +87,8 @@ def _stage(store: Store, lock: RunLock, name: str) -> Document:
         "outputs": {output: manifest.content(output) for output in manifest.outputs} if manifest else {},
         "code": code_versions(read_metrics(directory)),
     }
-    if type(settings).COMPUTES:
-        out["execution"] = lock.stages[name].execution.model_dump()
+    if execution := execution_of(lock, name):
+        out["execution"] = execution
     if "teacher" in measured:
         out["teacher"] = {"name": getattr(settings, "teacher").name(), "identity": measured["teacher"]}  # noqa: B009
     return out

@@ -6,7 +6,6 @@ markup is marked as safe.
 
 import io
 from collections.abc import Callable
-from importlib import resources
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,16 +13,13 @@ from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from pipeline.reporting import figures
+from pipeline.reporting.charts import Line, bar_chart, line_chart
+from pipeline.reporting.examples import shortened
 from pipeline.reporting.funnel import Segment
 from pipeline.reporting.gather import Report, StageFacts
-from pipeline.reporting.histogram import bar_chart
 from pipeline.reporting.lengths import Lengths
-from pipeline.reporting.pairs import Prediction
-from pipeline.reporting.room import shortened
 from pipeline.reporting.scores import bars, by_source, headline, metrics
-from pipeline.reporting.svg import Line, line_chart
-from pipeline.reporting.teaching import Teaching
-from pipeline.reporting.texts import TEXTS, coded, text
+from pipeline.reporting.texts import TEXTS, asset, coded, text
 from pipeline.version import short_commit
 
 REASON_COLOURS = 6
@@ -31,19 +27,6 @@ ONE_LINE = 8  # columns of stage cards; more of them take two lines
 EVALUATION_COLOURS = 5
 MOST_SOURCES = 60  # in a table
 FLOWING = ("prepare", "augment", "validate", "train")
-FILTERS = (
-    "count",
-    "percent",
-    "duration",
-    "size",
-    "when",
-    "plain_number",
-    "score",
-    "change",
-    "tone",
-    "last_value",
-    "top_value",
-)
 
 
 def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
@@ -51,20 +34,13 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
     environment = Environment(
         loader=PackageLoader("pipeline.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update({name: getattr(figures, name) for name in FILTERS})
-    environment.filters.update(
-        figure=figure,
-        checks=checks,
-        short_commit=short_commit,
-        loss_chart=loss_chart,
-        rate_chart=rate_chart,
-        trained=trained,
-        setting_items=setting_items,
-        token_chart=token_chart,
-        character_chart=character_chart,
-        taught=taught,
-        shortened=shortened(report),
-    )
+    functions: tuple[Callable[..., Any], ...] = (
+        figures.count, figures.percent, figures.duration, figures.size, figures.when, figures.plain_number,
+        figures.score, figures.change, figures.tone, short_commit, figure, loss_chart, rate_chart, trained,
+        setting_items, token_chart, bar_chart, taught,
+    )  # fmt: skip
+    environment.filters.update({function.__name__: function for function in functions})
+    environment.filters["shortened"] = shortened(report.examples)
     environment.globals.update(
         t=text,
         coded=coded,
@@ -76,49 +52,30 @@ def page(report: Report, language: Literal["ko", "en"] = "ko") -> str:
 
 
 def _context(report: Report) -> dict[str, Any]:
-    stages = report.stages
+    statuses = [stage.status for stage in report.stages]
     table = metrics(report.evaluations)
     best = headline(table)
-    columns = _columns(stages)
-    trainings = [stage for stage in stages if stage.status.kind == "train"]
+    columns = len({stage.level for stage in report.stages})
+    trainings = [stage for stage in report.stages if stage.status.kind == "train"]
     rows = [stage.status.counts.ok for stage in trainings if stage.status.counts is not None]
     return {
         "report": report,
-        "css": _asset("report.css"),
-        "javascript": _asset("report.js"),
-        "stages_done": sum(stage.status.state == "done" for stage in stages),
-        "columns": columns,
-        "per_line": len(columns) if len(columns) <= ONE_LINE else -(-len(columns) // 2),
-        "flowing": [stage for stage in stages if stage.status.kind in FLOWING],
+        "css": Markup(asset("report.css")),  # both stand on the page as they are
+        "javascript": Markup(asset("report.js")),
+        "stages_done": sum(status.state == "done" for status in statuses),
+        "per_line": columns if columns <= ONE_LINE else -(-columns // 2),
+        "flowing": [stage for stage in report.stages if stage.status.kind in FLOWING],
         "trainings": trainings,
         "trained_rows": sum(rows) if rows else None,
         "table": table,
         "best": best,
         "bars": bars(table, report.evaluations),
         "sources": by_source(report.evaluations, best) if best else [],
-        "wrong": _by_stage(report.wrong),
-        "longest": max((stage.status.seconds for stage in stages), default=0.0) or 1.0,
-        "peak": max((stage.status.gpu_peak_bytes or stage.status.peak_bytes for stage in stages), default=0),
-        "has_gpu": any(stage.status.gpu_peak_bytes for stage in stages),
+        "longest": max((status.seconds for status in statuses), default=0.0) or 1.0,
+        "peak": max((status.gpu_peak_bytes or status.peak_bytes for status in statuses), default=0),
+        "has_gpu": any(status.gpu_peak_bytes for status in statuses),
         "recipe_text": _yaml(report.resolved_recipe),
     }
-
-
-def _asset(name: str) -> Markup:
-    """A style sheet or script of this package, which the page carries as it is."""
-    return Markup(resources.files("pipeline.reporting").joinpath("templates", name).read_text("utf-8"))
-
-
-def _columns(stages: list[StageFacts]) -> list[list[StageFacts]]:
-    columns: dict[int, list[StageFacts]] = {}
-    for stage in stages:
-        columns.setdefault(stage.level, []).append(stage)
-    return [columns[level] for level in sorted(columns)]
-
-
-def _by_stage(predictions: list[Prediction]) -> list[tuple[str, list[Prediction]]]:
-    names = dict.fromkeys(prediction.stage for prediction in predictions)
-    return [(name, [one for one in predictions if one.stage == name]) for name in names]
 
 
 def _yaml(values: dict[str, Any]) -> str:
@@ -146,12 +103,6 @@ def figure(stage: StageFacts) -> Markup:
     return Markup("").join(Markup("<span>{}</span>").format(part) for part in parts)
 
 
-def checks(stage: StageFacts) -> list[tuple[str, int, int]]:
-    """What a validate stage measured: (name, rows, rows checked)."""
-    total = stage.measured.get("checked") if stage.status.kind == "validate" else None
-    return [(name, number, total) for name, number in stage.measured["counts"].items()] if total else []
-
-
 def loss_chart(stage: StageFacts) -> Markup:
     """Training loss, and the loss on held-out rows where it was measured."""
     if stage.curves is None:
@@ -160,7 +111,7 @@ def loss_chart(stage: StageFacts) -> Markup:
         Line(TEXTS["loss"], stage.curves.loss, "c1"),
         Line(TEXTS["eval_loss"], stage.curves.eval_loss, "c2", dots=True),
     ]
-    return line_chart(lines, f"{stage.status.name}: loss", zero=True)
+    return line_chart(lines, f"{stage.status.name}: loss")
 
 
 def rate_chart(stage: StageFacts) -> Markup:
@@ -168,55 +119,42 @@ def rate_chart(stage: StageFacts) -> Markup:
     if stage.curves is None:
         return Markup("")
     line = Line(TEXTS["learning_rate"], stage.curves.learning_rate, "c3")
-    return line_chart([line], f"{stage.status.name}: learning rate", zero=True)
+    return line_chart([line], f"{stage.status.name}: learning rate")
 
 
 def trained(stage: StageFacts) -> list[tuple[Markup, str]]:
     """What a training measured: steps, tokens, speed."""
-    out = [
-        (text(name), figures.count(stage.measured[name]))
-        for name in ("steps", "rows", "tokens", "trained_tokens")
-        if name in stage.measured
-    ]
-    if stage.measured.get("eval_loss") is not None:
-        out.append((text("eval_loss"), figures.plain_number(stage.measured["eval_loss"])))
-    if stage.curves is not None and stage.curves.tokens_per_second:
-        out.append((text("tokens_per_second"), figures.count(stage.curves.tokens_per_second)))
-    return out
+    speed = stage.curves.tokens_per_second if stage.curves is not None else None
+    loss = stage.measured.get("eval_loss")
+    counted = [(name, stage.measured.get(name)) for name in ("steps", "rows", "tokens", "trained_tokens")]
+    out = [(text(name), figures.count(number)) for name, number in counted if number is not None]
+    out += [(text("eval_loss"), figures.plain_number(loss))] if loss is not None else []
+    return out + ([(text("tokens_per_second"), figures.count(speed))] if speed else [])
 
 
 def setting_items(stage: StageFacts) -> list[tuple[str, str]]:
     """A stage's settings, and what its profile decided."""
-    execution = stage.execution or {}
-    return [(key, figures.setting(value)) for key, value in {**stage.settings, **execution}.items()]
+    return [(key, figures.setting(value)) for key, value in {**stage.settings, **(stage.execution or {})}.items()]
 
 
-def token_chart(found: Lengths, stage: str) -> Markup:
+def token_chart(found: Lengths, label: str) -> Markup:
     """Tokens of a row against the max_length of the trainings that read it."""
-    limits = {limit.max_length: limit for limit in found.limits}
-    marks = [(length, f"max_length {length:,}") for length in sorted(limits)]
-    return bar_chart(found.tokens, marks, f"{stage}: tokens") if found.tokens else Markup("")
+    marks = [(length, f"max_length {length:,}") for length in sorted({limit.max_length for limit in found.limits})]
+    return bar_chart(found.tokens, marks, label) if found.tokens else Markup("")
 
 
-def character_chart(found: Lengths, stage: str) -> Markup:
-    """Characters of a row."""
-    return bar_chart(found.characters, [], f"{stage}: characters")
-
-
-def taught(found: Teaching) -> list[tuple[Markup, str]]:
+def taught(found: dict[str, Any]) -> list[tuple[Markup, str]]:
     """A teacher's figures; what was not measured is left out."""
-    items: list[tuple[str, float]] = [
-        ("requests", found.outcomes), ("failed_requests", found.failed), ("retries", found.retries),
-        ("prompt_tokens", found.prompt_tokens), ("completion_tokens", found.completion_tokens),
-    ]  # fmt: skip
-    if found.answers:
-        items += [(f"mean_{name}", total / found.answers) for name, total in
-                  (("tokens", found.completion_tokens), ("characters", found.characters))]  # fmt: skip
+    items = {name: found[name] for name in ("retries", "prompt_tokens", "completion_tokens")}
+    items = {"requests": found["outcomes"], "failed_requests": found["failed"], **items}
+    if found["answers"]:
+        means = {"mean_tokens": "completion_tokens", "mean_characters": "characters"}
+        items |= {mean: found[name] / found["answers"] for mean, name in means.items()}
     latency = [
         (Markup("{} {:.0f} %").format(text("latency"), 100 * share), figures.duration(seconds))
-        for share, seconds in found.seconds
+        for share, seconds in found["seconds"].items()
     ]
-    return [(text(name), figures.count(number)) for name, number in items] + latency
+    return [(text(name), figures.count(number)) for name, number in items.items()] + latency
 
 
 def segment_classes(report: Report) -> Callable[[Segment], str]:

@@ -1,15 +1,13 @@
 """Why rows were refused, with real examples: a seeded few of each of the most frequent reasons."""
 
-import base64
 import random
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from pipeline.reporting.pairs import cut
-from pipeline.reporting.rows import OutputRows, Row
+from pipeline.reporting.examples import Example
+from pipeline.reporting.rows import OutputRows, Row, rejected_line
 from pipeline.reporting.samples import printable
 
 EXAMPLES = 3
@@ -18,30 +16,12 @@ MOST_PARTS = 128
 _REASON = re.compile(rb'^\{"reason":"([^"\\]*)"')
 
 
-@dataclass(frozen=True)
-class Example:
-    """A refused row: where it came from, what was found, and its turns, or its line when it is no conversation."""
-
-    origin: str
-    source: str
-    detail: str
-    turns: tuple[tuple[str, str], ...]
-    line: str
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """A reason, how many rows it refused, and examples."""
-
-    reason: str
-    rows: int
-    examples: tuple[Example, ...]
-
-
-def rejections(rows: OutputRows, counts: dict[str, int], seed: int) -> tuple[Rejection, ...]:
+def rejections(rows: OutputRows, counts: dict[str, int], seed: int) -> list[Example]:
     """The eight most frequent of the reasons in `counts`, three examples each, from at most 128 parts of the rejects.
 
-    Parts are visited in a seeded order until nothing is lacking, so examples of a frequent reason lie in one part.
+    Gives {reason, rows, examples: [{origin, source, detail, turns, line}]}; a refused row has turns, or its line when
+    it is no conversation. Parts are visited in a seeded order until nothing is lacking, so examples of a frequent
+    reason lie in one part.
     """
     top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_REASONS]
     lacking = {reason.encode(): min(EXAMPLES, count) for reason, count in top}
@@ -60,7 +40,10 @@ def rejections(rows: OutputRows, counts: dict[str, int], seed: int) -> tuple[Rej
             lacking[reason] -= min(lacking[reason], len(lines))
         if not any(lacking.values()):
             break
-    return tuple(Rejection(reason, count, tuple(map(_example, found[reason.encode()]))) for reason, count in top)
+    return [
+        {"reason": reason, "rows": count, "examples": [_example(orjson.loads(line)) for line in found[reason.encode()]]}
+        for reason, count in top
+    ]
 
 
 def _reason(line: bytes) -> bytes:
@@ -68,31 +51,24 @@ def _reason(line: bytes) -> bytes:
     return match[1] if match else str(orjson.loads(line).get("reason")).encode()
 
 
-def _example(line: bytes) -> Example:
-    row = orjson.loads(line)
+def _example(row: Row) -> Example:
     named = {key: printable(str(row.get(key) or "")) for key in ("origin", "source", "detail")}
-    raw = row.get("line") or ""
-    if row.get("encoding") == "base64":
-        return Example(**named, turns=(), line=_shown(base64.b64decode(raw).decode("utf-8", "backslashreplace")))
-    turns = _turns(raw)
-    return Example(**named, turns=turns, line="" if turns else _shown(str(raw)))
+    line = rejected_line(row)
+    turns = _turns(line)
+    return {**named, "turns": turns, "line": "" if turns else printable(line)}
 
 
-def _turns(line: str) -> tuple[tuple[str, str], ...]:
-    """The turns of a line, system turns aside; () when it is no conversation."""
+def _turns(line: str) -> list[tuple[str, str]]:
+    """The turns of a line, system turns aside; none when it is no conversation."""
     try:
         value: Any = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return ()
+        return []
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or not all(_is_turn(turn) for turn in messages):
-        return ()
-    return tuple((_shown(turn["role"]), _shown(turn["content"])) for turn in messages if turn["role"] != "system")
+        return []
+    return [(printable(turn["role"]), printable(turn["content"])) for turn in messages if turn["role"] != "system"]
 
 
 def _is_turn(turn: Row) -> bool:
     return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-
-
-def _shown(text: str) -> str:
-    return printable(cut(text))

@@ -4,6 +4,7 @@ Reads what a manifest names, or the committed units of a stage that is not done 
 gate refused is exactly what people want to see.
 """
 
+import base64
 import random
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ import orjson
 
 from pipeline.errors import UserError
 from pipeline.recipe import models
+from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.shards import Part, part_lines
@@ -79,6 +81,33 @@ class OutputRows:
         return found
 
 
+@dataclass(frozen=True)
+class Committed:
+    """What a stage has committed: all of it, or while it runs the units so far (`whole` is False, nothing measured)."""
+
+    outputs: dict[str, list[Part]]
+    counts: Counts
+    measurements: dict[str, Any]
+    whole: bool
+
+    def rows(self, store: Store, output: str) -> OutputRows:
+        """The rows of an output."""
+        return OutputRows(store, tuple(self.outputs.get(output, ())), self.whole)
+
+
+def committed(directory: StageDirectory) -> Committed | None:
+    """What lies in a stage's folder, each object read once; None while nothing is committed."""
+    manifest = directory.manifest()
+    if manifest is not None:
+        return Committed(manifest.outputs, manifest.counts, manifest.measurements, True)
+    units = [unit for _, unit in sorted(directory.done().items())]
+    outputs: dict[str, list[Part]] = {}
+    for unit in units:
+        for name, parts in unit.outputs.items():
+            outputs.setdefault(name, []).extend(parts)
+    return Committed(outputs, sum((unit.counts for unit in units), Counts()), {}, False) if units else None
+
+
 def output_rows(store: Store, lock: RunLock, stage: str, output: str | None = None) -> OutputRows:
     """The rows of a stage's output, by default its first that holds rows; of a stage that runs, those committed so far.
 
@@ -92,17 +121,21 @@ def output_rows(store: Store, lock: RunLock, stage: str, output: str | None = No
     name = output or fitting[0]
     if name not in fitting:
         raise UserError(f"stage {stage!r} has no rows under {name!r}; {models.nearest(name, fitting)}", "Use --output")
-    directory = lock.directory(store, stage)
-    manifest = directory.manifest()
-    if manifest is not None:
-        return OutputRows(store, tuple(manifest.outputs.get(name, ())), True)
-    done = directory.done()
-    if not done:
+    found = committed(lock.directory(store, stage))
+    if found is None:
         raise UserError(
             f"stage {stage!r} of run {lock.run_id} has no rows yet: {why_not_done(store, lock, stage)}",
             f"Run it: hanforge run {lock.recipe.name} --only {stage}",
         )
-    return OutputRows(store, tuple(part for unit in sorted(done) for part in done[unit].outputs.get(name, ())), False)
+    return found.rows(store, name)
+
+
+def rejected_line(row: Row) -> str:
+    """The line that a row of rejects carries; bytes that are not UTF-8 as escapes. Example: "\\xff" """
+    line = row.get("line") or ""
+    if row.get("encoding") == "base64":
+        return base64.b64decode(line).decode("utf-8", "backslashreplace")
+    return str(line)
 
 
 def split_origin(origin: object) -> tuple[str, int]:

@@ -1,6 +1,5 @@
 """Rows drawn on a terminal: turns by role, reasoning set apart from the answer, Korean in its real width."""
 
-import base64
 import re
 import unicodedata
 from typing import Any
@@ -13,7 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.reporting.rows import Row
+from pipeline.reporting.rows import Row, rejected_line
 from pipeline.text.thinking import split_thinking
 
 SHORT_CHARACTERS = 400
@@ -47,7 +46,7 @@ def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
     if isinstance(messages, list):
         parts.extend(_turn(message, full) for message in messages)
     elif "line" in row:
-        parts.append(_text(_raw_line(row), full))
+        parts.append(_text(rejected_line(row), full))
     parts.extend(_predicted(row, full))
     facts = {key: value for key, value in row.items() if key not in SHOWN and value not in (None, "", {}, [])}
     if facts:
@@ -132,12 +131,6 @@ def _text(text: str, full: bool) -> Text:
     shown = Text(clean[:SHORT_CHARACTERS])
     shown.append(f" ... {len(clean) - SHORT_CHARACTERS:,} more characters (--show-full)", style="dim")
     return shown
-
-
-def _raw_line(row: Row) -> str:
-    if row.get("encoding") == "base64":
-        return base64.b64decode(row["line"]).decode("utf-8", "replace")
-    return str(row["line"])
 
 
 def _one_line(text: str) -> str:

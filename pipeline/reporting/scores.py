@@ -3,17 +3,15 @@
 Scores are flat: "<set>.<mode>.<metric>" to a number. Modes are `on` and `off` (thinking).
 """
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.recipe.references import InputReference, StageReference
 from pipeline.scoring.verdict import LOWER_IS_BETTER
 from pipeline.store.runs import RunLock
+from pipeline.teacher.forecast import share_of
 
-Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 HEADLINES = ("exact", "final_answer", "normalized", "passed")
-LOWER = (*LOWER_IS_BETTER, "failed")
 DRAWN = {
     "data": ("exact", "final_answer", "normalized", "chinese", "tags", "stepped"),
     "questions": ("passed", "chinese"),
@@ -33,10 +31,6 @@ class Evaluation:
     rows: dict[str, int]
     intervals: dict[str, tuple[float, float]]
     sources: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Metric:
     @property
     def lower_is_better(self) -> bool:
         """Whether a fall is an improvement."""
-        return self.name in LOWER
+        return self.name in LOWER_IS_BETTER
 
     @property
     def change(self) -> float | None:
@@ -86,16 +80,15 @@ def model_name(lock: RunLock, stage: str) -> str:
 
 def evaluation(lock: RunLock, stage: str, measured: dict[str, Any] | None) -> Evaluation:
     """An evaluate stage's scores from its manifest's measurements, None while it is not done."""
-    if measured is None:
-        return Evaluation(stage, model_name(lock, stage), False, {}, {}, {})
-    scores = {
-        name: float(value) for name, value in measured.get("scores", {}).items() if isinstance(value, (int, float))
+    found = measured or {}
+    scores = {name: float(value) for name, value in found.get("scores", {}).items() if isinstance(value, (int, float))}
+    averages = {
+        f"{group}.{mode}": one for group, modes in found.get("averages", {}).items() for mode, one in modes.items()
     }
-    averages = measured.get("averages", {})
-    rows = {f"{group}.{mode}": int(one["rows"]) for group, modes in averages.items() for mode, one in modes.items()}
-    sources = {f"{group}.{mode}": one["sources"] for group, modes in averages.items() for mode, one in modes.items()}
+    rows = {name: int(one["rows"]) for name, one in averages.items()}
     intervals = {name: pair for name, value in scores.items() if (pair := _interval(name, value, rows))}
-    return Evaluation(stage, model_name(lock, stage), True, scores, rows, intervals, sources)
+    sources = {name: one["sources"] for name, one in averages.items()}
+    return Evaluation(stage, model_name(lock, stage), measured is not None, scores, rows, intervals, sources)
 
 
 def metrics(evaluations: list[Evaluation]) -> list[Metric]:
@@ -210,12 +203,5 @@ def _interval(name: str, value: float, rows: dict[str, int]) -> tuple[float, flo
         return None
     if group not in rows or metric.startswith(MEAN) or not 0 <= value <= 1:
         return None
-    return wilson(value, rows[group])
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` rows (Wilson, 1927). Example: wilson(0.5, 100) -> (0.404, 0.596)"""
-    square = Z_95 * Z_95
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    half = Z_95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    interval = share_of(round(value * rows[group]), rows[group])
+    return interval.low, interval.high

@@ -25,16 +25,22 @@ def reasons(store: Store, lock: RunLock) -> list[str]:
     Example: "phase1: killed by SIGKILL (137) at a peak of 30.1 GiB, most often for want of memory. Give the profile
     'h100' more memory, or lower per_device_train_batch_size and max_length; then: hanforge run demo"
     """
-    statuses = {status.name: status for status in chain_status(store, lock)}
+    found = explained(store, lock, {status.name: status for status in chain_status(store, lock)})
+    return [f"{name}: {words}" for name, words in found.items()] or [
+        f"all {len(lock.stages)} stages of run {lock.run_id} are done"
+    ]
+
+
+def explained(store: Store, lock: RunLock, statuses: dict[str, StageStatus]) -> dict[str, str]:
+    """Cause and remedy of each stage that is not done, in the recipe's order."""
     happened = events(store, lock.run_id)
-    out: list[str] = []
+    out: dict[str, str] = {}
     for name in models.order(lock.recipe):
-        status = statuses[name]
-        if status.state != "done":
+        if statuses[name].state != "done":
             mine = [event for event in happened if event.stage == name]
-            cause, remedy = _reason(store, lock, status, statuses, mine)
-            out.append(f"{name}: {_sentence(cause)} {remedy}")
-    return out or [f"all {len(statuses)} stages of run {lock.run_id} are done"]
+            cause, remedy = _reason(store, lock, statuses[name], statuses, mine)
+            out[name] = f"{_sentence(cause)} {remedy}"
+    return out
 
 
 def _reason(

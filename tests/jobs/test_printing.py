@@ -1,5 +1,6 @@
 """What data and processes say reaches the terminal with its control characters escaped."""
 
+import io
 from pathlib import Path
 
 import orjson
@@ -40,6 +41,6 @@ def test_what_a_process_said_last_is_escaped_by_why_and_status(tmp_path: Path) -
 
 
 def test_a_table_shows_brackets_as_they_are() -> None:
-    console = Console(width=120, record=True, file=Path("/dev/null").open("w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table_of("run [x]", [StageStatus("a", "prepare", "f", "failed", message="[red]gone[/]")]))
     assert "[red]gone[/]" in console.export_text()

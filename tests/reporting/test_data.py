@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.reporting.data import StageData
+from pipeline.reporting.charts import bar_chart
+from pipeline.reporting.data import StageData, teaching
 from pipeline.reporting.gather import Report, gather
-from pipeline.reporting.histogram import bar_chart, histogram, quantile
+from pipeline.reporting.lengths import histogram, quantile
 from pipeline.reporting.page import page
 from pipeline.reporting.rejections import rejections
 from pipeline.reporting.rows import OutputRows
-from pipeline.reporting.teaching import teaching
 from pipeline.reporting.texts import TEXTS
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
@@ -92,7 +92,7 @@ def test_without_a_tokenizer_there_are_characters_and_the_page_says_why(tmp_path
 @given(st.lists(st.integers(0, 1 << 20), min_size=1, max_size=200))
 def test_every_length_lies_in_its_bin(values: list[int]) -> None:
     found = histogram(values)
-    assert found is not None and sum(count for _, count in found.bins) == len(values)
+    assert sum(count for _, count in found.bins) == len(values)
     for place, count in found.bins:
         low, high = found.edge(place - 1), found.edge(place)
         lowest = place == found.bins[0][0]
@@ -103,31 +103,29 @@ def test_every_length_lies_in_its_bin(values: list[int]) -> None:
 
 def test_bars_past_the_limit_stand_out_and_the_axis_reaches_it() -> None:
     found = histogram([100] * 5 + [300, 5000])
-    assert found is not None and histogram([]) is None
     drawn = str(bar_chart(found, [(4096, "max_length 4,096")], "tokens <b>"))
     assert drawn.count('class="past"') >= 1 and "max_length 4,096" in drawn and "<b>" not in drawn
     far = str(bar_chart(found, [(1 << 20, "far")], ""))
     assert 'class="past"' not in far and 'class="limit"' in far
     single = histogram([0])
-    assert (
-        single is not None
-        and math.isfinite(single.edge(single.bins[0][0]))
-        and "NaN" not in str(bar_chart(single, [], ""))
-    )
+    assert math.isfinite(single.edge(single.bins[0][0])) and "NaN" not in str(bar_chart(single, [], ""))
 
 
 def test_each_reason_has_three_real_examples_as_text(made: tuple[Store, RunLock, Report]) -> None:
     _, _, report = made
-    found = {one.reason: one for one in data_of(report, "prepare").rejections}
-    assert {reason: one.rows for reason, one in found.items()} == {
+    found = {one["reason"]: one for one in data_of(report, "prepare").rejections}
+    assert {reason: one["rows"] for reason, one in found.items()} == {
         "duplicate": 5, "chinese": 4, "broken_json": 1, "not_utf8": 1
     }  # fmt: skip
-    assert {reason: len(one.examples) for reason, one in found.items()} == {
+    assert {reason: len(one["examples"]) for reason, one in found.items()} == {
         "duplicate": 3, "chinese": 3, "broken_json": 1, "not_utf8": 1
     }  # fmt: skip
-    assert found["chinese"].examples[0].turns[0] == ("user", found["chinese"].examples[0].turns[0][1])
-    assert found["broken_json"].examples[0].line == '{"messages": [' and not found["broken_json"].examples[0].turns
-    assert found["not_utf8"].examples[0].line.startswith("\\xff\\xfe broken")
+    assert found["chinese"]["examples"][0]["turns"][0][0] == "user"
+    assert (
+        found["broken_json"]["examples"][0]["line"] == '{"messages": ['
+        and not found["broken_json"]["examples"][0]["turns"]
+    )
+    assert found["not_utf8"]["examples"][0]["line"].startswith("\\xff\\xfe broken")
     assert "你好" in outline(page(report)).text["rows"]
 
 
@@ -137,34 +135,40 @@ def test_examples_of_rare_reasons_are_found_and_control_marks_are_not_kept(tmp_p
     turns = [{"role": "user", "content": f"\x1b[2J\u202e{HOSTILE}"}, {"role": "assistant", "content": "b" * 9000}]
     rare = orjson.dumps({"reason": "nul_character", "origin": "b:1", "line": json.dumps({"messages": turns})})
     rows = write(store, "x", [*common, rare])
-    found = {one.reason: one for one in rejections(rows, {"chinese": 500, "nul_character": 1}, 1)}
-    assert len(found["chinese"].examples) == 3 and len({example.origin for example in found["chinese"].examples}) == 3
-    (_, asked), (_, answered) = found["nul_character"].examples[0].turns
-    assert asked == rf"\x1b[2J\u202e{HOSTILE}" and len(answered) < 7000
+    found = {one["reason"]: one for one in rejections(rows, {"chinese": 500, "nul_character": 1}, 1)}
+    assert (
+        len({example["origin"] for example in found["chinese"]["examples"]}) == 3 == len(found["chinese"]["examples"])
+    )
+    (_, asked), (_, answered) = found["nul_character"]["examples"][0]["turns"]
+    assert asked == rf"\x1b[2J\u202e{HOSTILE}" and answered == "b" * 9000
 
 
 def test_duplicates_and_rows_before_and_after_preparation(made: tuple[Store, RunLock, Report]) -> None:
     store, lock, report = made
     found = data_of(report, "prepare")
-    assert [(one.source, one.rows, one.read) for one in found.duplicates] == [("orca_math_ko", 5, 50)]
-    assert len(found.prepared) == 5 and {row.source for row in found.prepared} == {"orca_math_ko", "robot_qa", "talk"}
+    assert found.duplicates == [{"source": "orca_math_ko", "rows": 5, "read": 50}]
+    assert len(found.prepared) == 5 and {row["source"] for row in found.prepared} == {
+        "orca_math_ko",
+        "robot_qa",
+        "talk",
+    }
     by_id = {row["id"]: row for row in kept(store, lock, "prepare")}
     for row in found.prepared:
-        assert row.turns == tuple((turn["role"], turn["content"]) for turn in by_id[row.id]["messages"])
-        assert row.turns[0][0] == "system" and row.turns[1][1] in json.loads(row.raw)["messages"][0]["content"]
+        assert row["turns"] == [(turn["role"], turn["content"]) for turn in by_id[row["id"]]["messages"]]
+        assert row["turns"][0][0] == "system" and row["turns"][1][1] in json.loads(row["raw"])["messages"][0]["content"]
 
 
 def test_raw_files_that_are_gone_leave_only_their_rows_out(tmp_path: Path) -> None:
     store, lock = build(tmp_path, "prepare")
     (tmp_path / "store/inputs/raw/talk.jsonl").unlink()
-    assert data_of(gather(store, lock), "prepare").prepared == ()
+    assert data_of(gather(store, lock), "prepare").prepared == []
 
 
 def test_the_teacher_is_told_with_tokens_latency_retries_and_sources(made: tuple[Store, RunLock, Report]) -> None:
     _, _, report = made
     found = data_of(report, "augment").teaching
-    assert found is not None and found.seconds == ((0.5, 1.0), (0.9, 2.0), (0.99, 16.0))
-    assert (found.outcomes, found.failed, found.retries, found.completion_tokens) == (30, 1, 3, 29 * 40)
+    assert found is not None and found["seconds"] == {0.5: 1.0, 0.9: 2.0, 0.99: 16.0}
+    assert [found[key] for key in ("outcomes", "failed", "retries", "completion_tokens")] == [30, 1, 3, 29 * 40]
     shown = outline(page(report)).text["rows"]
     assert "EXAONE-4.0-1.2B" in shown and "16.0 s" in shown and TEXTS["retries"].en in shown
     flow = next(stage.flow for stage in report.stages if stage.status.name == "augment")
@@ -185,7 +189,7 @@ def test_a_running_stage_shows_what_it_has_committed(tmp_path: Path) -> None:
     directory.commit_unit("00000", parts, Counts(2, 1, {"truncated": 1}))
     found = data_of(gather(store, lock), "augment")
     assert found.lengths is not None and found.lengths.total == 1 and found.lengths.characters.largest == 3
-    assert [(one.reason, len(one.examples)) for one in found.rejections] == [("truncated", 1)]
+    assert [(one["reason"], len(one["examples"])) for one in found.rejections] == [("truncated", 1)]
 
 
 def test_long_texts_are_cut_so_that_the_page_stays_small(tmp_path: Path) -> None:

@@ -4,18 +4,17 @@ import io
 import json
 import math
 
-import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.recipe.kinds import TrainSettings
+from pipeline.reporting.charts import Line, line_chart, nice_ticks, tick_label
 from pipeline.reporting.curves import curves
 from pipeline.reporting.figures import change, duration, percent, size, tone
 from pipeline.reporting.rows import split_origin
 from pipeline.reporting.samples import printable, sample_panel
-from pipeline.reporting.scores import Evaluation, Metric, Value, bars, headline, metrics, wilson
+from pipeline.reporting.scores import Evaluation, Metric, Value, bars, headline, metrics
 from pipeline.reporting.settings_shown import settings_shown
-from pipeline.reporting.svg import Line, line_chart, nice_ticks, tick_label
 from pipeline.reporting.texts import TEXTS, Text, coded
 from pipeline.scoring.metrics import MEANS, RATES
 from pipeline.text.examine import REASONS
@@ -38,12 +37,6 @@ def test_a_chart_carries_its_values_and_breaks_where_a_loss_is_no_number() -> No
     assert [point[:2] for point in data[0]["points"]] == [[1, 2.0], [3, 1.0], [4, 0.5]]
     assert chart.count("<polyline") == 1
     assert str(line_chart([Line(Text("a", "a"), (), "c1")], "empty")) == ""
-
-
-def test_the_interval_is_wilson_s() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(1.0, 200)[1] == pytest.approx(1.0) and wilson(1.0, 200)[0] > 0.98
 
 
 def test_a_fall_of_a_bad_thing_is_good() -> None:

@@ -65,7 +65,7 @@ def outline(html: str) -> Outline:
 def test_hostile_text_stays_text(done: tuple[Store, RunLock, Report, str]) -> None:
     _, _, report, html = done
     shown = outline(html)
-    assert any(HOSTILE in pair.before for pair in report.pairs) or any(HOSTILE in one.answer for one in report.wrong)
+    assert any(HOSTILE in pair["before"] for pair in report.pairs) and HOSTILE in str(report.wrong)
     assert shown.tags.count("script") == 1 and "img" not in shown.tags
     assert HOSTILE not in html and HOSTILE in shown.text["scores"]
     assert not [name for name, _ in shown.attributes if name.startswith("on")]
@@ -119,15 +119,15 @@ def test_samples_show_the_answer_before_and_the_reasoning_and_answer_after(
     _, _, report, html = done
     assert len(report.pairs) == 20
     pair = report.pairs[0]
-    assert pair.after == f"정답: {pair.before}" and pair.reasoning.startswith("1단계:") and "<think>" not in pair.after
-    assert pair.before in outline(html).text["samples"]
+    assert pair["after"] == f"정답: {pair['before']}" and pair["reasoning"].startswith("1단계:")
+    assert "<think>" not in pair["after"] and pair["before"] in outline(html).text["samples"]
 
 
 def test_a_run_that_has_only_begun_shows_what_is_missing_as_missing(tmp_path: Path) -> None:
     store, lock = new_run(tmp_path)
     report = gather(store, lock)
     shown = outline(page(report))
-    assert report.verdict == "incomplete" and report.problems == []
+    assert report.verdict == "incomplete" and report.problems == {}
     assert "No evaluation is done yet." in shown.text["scores"] and "No augmented rows yet." in shown.text["samples"]
     assert "This stage has not run." in shown.text["training"] and "0.0 s" not in shown.text["cost"]
     twin = report.plain()["stages"]["phase1"]
