@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.cluster.errors import Unavailable
-from tests.cluster.image import scratch_image
+from tests.cluster.image import is_static, scratch_image
 from tests.cluster.layout import ARGO, CACHE, KUBERNETES, SOURCES
 
 PROGRAMS = (
@@ -123,7 +123,7 @@ def _write_images(target: Path) -> None:
     scratch_image(images / "pause.tar", PAUSE_IMAGE, {"pause": target / "bin" / "pause"}, ["/pause"])
     scratch_image(images / "argoexec.tar", ARGOEXEC_IMAGE, executor, ["argoexec"], 8737)
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
-    if b"ld-linux" in busybox.read_bytes():
+    if not is_static(busybox):
         raise Unavailable(f"{busybox} is not a static program: install the package busybox-static")
     shell = {"bin/busybox": busybox, "bin/ask": target / "bin" / "ask", **accounts}
     scratch_image(images / "busybox.tar", BUSYBOX_IMAGE, shell, [], 8737)

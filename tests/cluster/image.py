@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import platform
+import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,13 @@ def scratch_image(
     unfinished.rename(path)
 
 
+def is_static(program: Path) -> bool:
+    """Whether a 64-bit ELF program needs no loader (no PT_INTERP header), so that it runs in an image without one."""
+    content = program.read_bytes()
+    start, (size, count) = struct.unpack_from("<Q", content, 32)[0], struct.unpack_from("<HH", content, 54)
+    return all(struct.unpack_from("<I", content, start + i * size)[0] != PT_INTERP for i in range(count))
+
+
 def _layer(files: Mapping[str, Path | bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -56,6 +64,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int) -> None
     archive.addfile(entry, io.BytesIO(content))
 
 
+PT_INTERP = 3
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as Go and container images name them
 BUSYBOX_COMMANDS = (
     "sh", "cat", "cp", "dd", "df", "echo", "env", "false", "grep", "head", "httpd", "id", "kill", "ls", "mkdir", "mv",

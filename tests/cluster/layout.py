@@ -31,7 +31,7 @@ CGROUP = "hanforge-cluster"
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its address, its pods' network, and the GPUs that it says it has."""
+    """One node: its address, its pods' network, and the processors, memory and GPUs that it says it has."""
 
     name: str
     address: str
@@ -41,6 +41,8 @@ class Node:
     memory_mib: int
     family: str
     compute: str
+    cpus: int
+    host_memory_gib: int
 
     @property
     def labels(self) -> dict[str, str]:
@@ -67,7 +69,7 @@ class Node:
 NODES = {
     node.name: node
     for node in (
-        Node("h100-0", "10.245.0.10", "10.244.0.0/24", 8, "NVIDIA-H100-80GB-HBM3", 81559, "hopper", "9.0"),
-        Node("t4-0", "10.245.0.11", "10.244.1.0/24", 2, "Tesla-T4", 15360, "turing", "7.5"),
+        Node("h100-0", "10.245.0.10", "10.244.0.0/24", 8, "NVIDIA-H100-80GB-HBM3", 81559, "hopper", "9.0", 192, 2048),
+        Node("t4-0", "10.245.0.11", "10.244.1.0/24", 2, "Tesla-T4", 15360, "turing", "7.5", 16, 60),
     )
 }

@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def mount(*arguments: str | Path) -> None:
 
 
 def own_folders(node: Node) -> None:
-    """Give this namespace its own /run, /var/lib and /var/log, and stand-ins for the kernel's settings."""
+    """Give this namespace its own /run, /var/lib and /var/log, stand-ins for the kernel's settings, and its size."""
     for name in ("lib", "log"):
         (node.state / name).mkdir(parents=True, exist_ok=True)
         mount("--bind", node.state / name, f"/var/{name}")
@@ -53,6 +54,28 @@ def own_folders(node: Node) -> None:
         stand_in = node.state / setting.replace("/", ".")
         stand_in.write_text(value)
         mount("--bind", stand_in, f"/proc/sys/{setting}")
+    claim_size(node)
+
+
+def claim_size(node: Node) -> None:
+    """Show the kubelet as many processors and as much memory as such a node has, so that real requests fit it.
+
+    The containers have a /proc and /sys of their own and see the machine as it is.
+    """
+    memory = node.state / "meminfo"
+    total = f"MemTotal: {node.host_memory_gib << 20} kB"
+    memory.write_text(re.sub(r"^MemTotal:.*$", total, Path("/proc/meminfo").read_text(), flags=re.M))
+    mount("--bind", memory, "/proc/meminfo")
+    for cpu in range(node.cpus):
+        topology = node.state / "cpu" / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "core_id").write_text(str(cpu))
+        (topology / "physical_package_id").write_text("0")
+    online = Path("/sys/devices/system/cpu/online")  # the kubelet binds its pods to these, and counts all
+    (node.state / "cpu" / "online").write_text(online.read_text())
+    mount("--bind", node.state / "cpu", "/sys/devices/system/cpu")
+    if Path("/sys/devices/system/node").exists():
+        mount("-t", "tmpfs", "none", "/sys/devices/system/node")  # NUMA nodes would name the real processors
 
 
 def own_cgroup(node: Node) -> None:

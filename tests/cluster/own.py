@@ -36,6 +36,7 @@ from tests.cluster.layout import (
 )
 
 SERVER = f"https://{CONTROL_ADDRESS}:{API_PORT}"
+UNSHARE = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--mount-proc", "--propagation", "private"]
 PACKAGES = {  # Debian's package -> what shows that it is there
     "containerd": ("containerd", "ctr", "containerd-shim-runc-v2"),
     "runc": ("runc",),
@@ -63,14 +64,20 @@ cluster.local in-addr.arpa {{
 
 
 def first_process() -> int | None:
-    """The process id of the running cluster's first process, whoever started it; None where none runs."""
+    """The id of the running cluster's first process; None where none runs.
+
+    Raises Unavailable where it runs from another cache folder: one machine has one such cluster.
+    """
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            if words[1:3] == ["-m", "tests.cluster.machine"] and words[3].startswith(f"{CACHE}/"):
+            if words[1:3] == ["-m", "tests.cluster.machine"]:
+                cache = Path(words[3]).parent
+                if cache != CACHE:
+                    raise Unavailable(f"a cluster of HANFORGE_CLUSTER_CACHE={cache} runs already: use or end that one")
                 return int(entry.name)
     return None
 
@@ -82,8 +89,10 @@ def running() -> bool:
 
 def up() -> str:
     """Bring the cluster up, building what is missing, and give one line about it. Raises Unavailable."""
-    if running() and KUBECONFIG.exists() and Api(KUBECONFIG).ready():
-        return f"already up: {SERVER}, nodes {', '.join(NODES)}"
+    if running():
+        _write_kubeconfig()
+        if Api(KUBECONFIG).ready():
+            return f"already up: {SERVER}, nodes {', '.join(NODES)}"
     _require_machine()
     down()
     network.refuse_taken_networks()
@@ -111,6 +120,9 @@ def _require_machine() -> None:
         raise Unavailable(
             f"no kubeconfig, no kind, and a cluster of its own needs {' and '.join(missing)}: get one of the three"
         )
+    allowed = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
+    if allowed.returncode:
+        raise Unavailable(f"this machine allows no namespaces ({allowed.stderr.strip()}): use a kubeconfig or kind")
 
 
 def _install_packages() -> None:
@@ -158,6 +170,11 @@ def _prepare_state() -> None:
         (STATE / "kubeconfigs" / name).write_text(authority.kubeconfig(SERVER, user, [group], namespace))
     corefile = COREFILE.format(kubeconfig=STATE / "kubeconfigs" / "coredns")
     (STATE / "Corefile").write_text(corefile)
+    _write_kubeconfig()
+
+
+def _write_kubeconfig() -> None:
+    """Give this checkout the administrator's kubeconfig."""
     KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
     KUBECONFIG.unlink(missing_ok=True)
     KUBECONFIG.touch(mode=0o600)
@@ -166,10 +183,9 @@ def _prepare_state() -> None:
 
 def _start(programs: Path) -> None:
     """Start the first process in namespaces of its own, and lay the cable to it."""
-    command = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--mount-proc", "--propagation", "private"]
     with (STATE / "logs" / "machine.log").open("wb") as log:
         subprocess.Popen(
-            [*command, sys.executable, "-m", "tests.cluster.machine", str(programs)], cwd=ROOT,
+            [*UNSHARE, sys.executable, "-m", "tests.cluster.machine", str(programs)], cwd=ROOT,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     network.wait_until(lambda: first_process() is not None, f"the first process (see {STATE}/logs/machine.log)")

@@ -43,9 +43,10 @@ def adopt() -> str:
     path = users_kubeconfig()
     if path is None:
         raise Unavailable("no KUBECONFIG and no ~/.kube/config to use")
+    target = path.resolve()
     KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
     KUBECONFIG.unlink(missing_ok=True)
-    KUBECONFIG.symlink_to(path.resolve())
+    KUBECONFIG.symlink_to(target)
     return f"using the cluster of {path} at {Api(path).server}; nothing was created"
 
 
@@ -85,9 +86,7 @@ def kind_settings() -> dict[str, object]:
     workers = [
         {
             "role": "worker", "labels": node.labels,
-            "kubeadmConfigPatches": [
-                json.dumps({"kind": "JoinConfiguration", "nodeRegistration": {"name": node.name, "taints": taints}})
-            ],
+            "kubeadmConfigPatches": [json.dumps({"kind": "JoinConfiguration", "nodeRegistration": {"taints": taints}})],
         }
         for node in NODES.values()
     ]  # fmt: skip
@@ -95,11 +94,12 @@ def kind_settings() -> dict[str, object]:
 
 
 def load_image(image: str | Path, node: str) -> None:
-    """Give a node of kind's cluster an image: a tar's path or a name that docker has. Raises Unavailable."""
+    """Give kind's worker for `node` an image: a tar's path or a name that docker has. Raises Unavailable."""
     if not has_kind() or KIND not in _kind("get", "clusters").stdout.split():
         raise Unavailable(f"{image}: images of a cluster that is not ours come from its registry")
     how = "image-archive" if Path(image).is_file() else "docker-image"
-    done = _kind("load", how, str(image), "--name", KIND, "--nodes", node)
+    worker = f"{KIND}-worker{'' if node == next(iter(NODES)) else '2'}"  # as kind names them, in order
+    done = _kind("load", how, str(image), "--name", KIND, "--nodes", worker)
     if done.returncode:
         raise Unavailable(f"kind did not take {image}: {done.stderr.strip().splitlines()[-1]}")
 
