@@ -4,12 +4,10 @@ Rule: all from the base, and where the adapter's folder has its own tokenizer or
 adapter, so that no half of one is mixed with a half of the other.
 """
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from pipeline.merging.checkpoint import read_json
+from pipeline.merging.checkpoint import INDEX_NAME, read_json, write_json
 from pipeline.merging.plan import MergePlan
 
 TOKENIZER_FILES = (
@@ -23,8 +21,8 @@ OTHER_FILES = (
 )  # fmt: skip
 
 
-def carry_along(base: Path, adapter: Path, plan: MergePlan, out: Path) -> list[Path]:
-    """Write every file but the weights into `out`; gives their paths, sorted by name."""
+def carry_along(base: Path, adapter: Path, plan: MergePlan, out: Path) -> None:
+    """Write every file but the weights into `out`: what comes along, config.json, and the index of several files."""
     chosen = {
         name: base / name for name in (*OTHER_FILES, *TOKENIZER_FILES, *TEMPLATE_FILES) if (base / name).is_file()
     }
@@ -43,18 +41,17 @@ def carry_along(base: Path, adapter: Path, plan: MergePlan, out: Path) -> list[P
     for name, source in chosen.items():
         shutil.copyfile(source, out / name)
     if own_template and "tokenizer_config.json" in chosen:
-        _drop_inline_template(out / "tokenizer_config.json")
+        drop_inline_template(out / "tokenizer_config.json")
     write_json(out / "config.json", plan.config)
-    return sorted({*(out / name for name in chosen), out / "config.json"})
+    if len(plan.files) > 1:
+        total = sum(file.bytes for file in plan.files)
+        weight_map = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(out / INDEX_NAME, index)
 
 
-def _drop_inline_template(path: Path) -> None:
+def drop_inline_template(path: Path) -> None:
     """The template file decides: an older one inside tokenizer_config.json would confuse readers that prefer it."""
     content = read_json(path, "a tokenizer has one")
     if content.pop("chat_template", None) is not None:
         write_json(path, content)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON as transformers does: indented by two, keys in their order, UTF-8."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

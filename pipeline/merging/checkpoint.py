@@ -5,6 +5,7 @@ cannot be merged into (quantised, pickled, cut short) is refused here with the r
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ ITEM_BYTES = {
 FLOATS = ("F32", "F16", "BF16", "F64")
 INDEX_NAME = "model.safetensors.index.json"
 HEADER_LIMIT_BYTES = 100_000_000  # the format's own limit
+RECORD_NAME = "hanforge.json"  # beside an adapter: {"base": {"weights": <digest>}}
+SAMPLE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,6 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]  # in file order, then by offset: reading them so is sequential
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all weights."""
-        return sum(tensor.bytes for tensor in self.tensors.values())
-
-    @property
-    def largest_tensor_bytes(self) -> int:
-        """Bytes of the largest tensor, as stored."""
-        return max((tensor.bytes for tensor in self.tensors.values()), default=0)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -138,6 +131,38 @@ def _stored(name: str, entry: dict[str, Any], file: Path, data_start: int) -> St
     return StoredTensor(name, entry["dtype"], shape, file, data_start + start, data_start + end)
 
 
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """A hash over every tensor's name, type, shape and 1 KiB from its middle: 32 hex digits, a second for 8B weights.
+
+    How the tensors are cut into files, and where these lie, does not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(checkpoint.tensors):
+        tensor = checkpoint.tensors[name]
+        with tensor.file.open("rb") as stream:
+            stream.seek(tensor.start + max(0, (tensor.bytes - SAMPLE_BYTES) // 2))
+            sample = stream.read(min(SAMPLE_BYTES, tensor.bytes))
+        digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode() + sample)
+    return digest.hexdigest()[:32]
+
+
+def check_recorded_base(checkpoint: Checkpoint, adapter: Path) -> None:
+    """Refuse an adapter whose record names other weights than the checkpoint's; one without a record passes."""
+    path = adapter / RECORD_NAME
+    if not path.exists():
+        return
+    recorded = read_json(path, "it says what made the adapter").get("base")
+    if not isinstance(recorded, dict) or not recorded.get("weights"):
+        return
+    found = weights_digest(checkpoint)
+    if recorded["weights"] != found:
+        name = recorded.get("name") or recorded.get("identity") or "another checkpoint"
+        raise UserError(
+            f"{adapter} was trained on {name!r} (weights {recorded['weights']}), and {checkpoint.folder} holds {found}",
+            "Name the base that it was trained on.",
+        )
+
+
 def read_json(path: Path, rule: str) -> dict[str, Any]:
     """A JSON object from a file. Raises UserError, naming `rule`, when it is missing or broken."""
     try:
@@ -149,3 +174,8 @@ def read_json(path: Path, rule: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, not an object")
     return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON as transformers does: indented by two, keys in their order, UTF-8."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

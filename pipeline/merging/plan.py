@@ -8,11 +8,19 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.merging.adapter import Adapter, Change
-from pipeline.merging.checkpoint import FLOATS, ITEM_BYTES, Checkpoint, StoredTensor
+from pipeline.merging.adapter import Adapter, Change, open_adapter
+from pipeline.merging.checkpoint import (
+    FLOATS,
+    ITEM_BYTES,
+    Checkpoint,
+    StoredTensor,
+    check_recorded_base,
+    open_checkpoint,
+)
 from pipeline.merging.names import NameMap, Tie, find_tie, is_tied, map_names, skeleton
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
@@ -71,11 +79,15 @@ class MergePlan:
         return (tensor for file in self.files for tensor in file.tensors)
 
 
-def plan_merge(base: Checkpoint, adapter: Adapter, dtype: str = "auto", max_shard_bytes: int = 4 << 30) -> MergePlan:
-    """Plan the merge of `adapter` into `base`; `dtype` is auto, bf16, fp16 or fp32.
+def plan_merge(base_folder: Path, adapter_folder: Path, dtype: str = "auto", max_shard_gib: float = 4.0) -> MergePlan:
+    """Plan the merge of an adapter into a checkpoint from their headers; `dtype` is auto, bf16, fp16 or fp32.
 
-    Raises UserError when the adapter is of another base (shapes, names, architecture), naming what does not fit.
+    Raises UserError when the adapter is of another base (weights, shapes, names, architecture), naming what does not
+    fit, and for what `open_checkpoint` and `open_adapter` refuse.
     """
+    base, adapter = open_checkpoint(base_folder), open_adapter(adapter_folder)
+    check_recorded_base(base, adapter_folder)
+    _check_architecture(base, adapter)
     tie = find_tie(base) if _touches_a_tie(base, adapter) else None
     wanted = set(adapter.changes) | ({tie.embedding} if tie else set())
     names = map_names(base, wanted)
@@ -90,7 +102,7 @@ def plan_merge(base: Checkpoint, adapter: Adapter, dtype: str = "auto", max_shar
         if tie and untied and stored.name == names.stored[tie.embedding]:
             tensors.append(_merged(tie.head, stored, changes.get(tie.head), dtype, adapter))
     config = _config(base, tensors, tie, untied, dtype, names)
-    return MergePlan(_into_files(tensors, max_shard_bytes), config, untied)
+    return MergePlan(_into_files(tensors, int(max_shard_gib * (1 << 30))), config, untied)
 
 
 def _touches_a_tie(base: Checkpoint, adapter: Adapter) -> bool:
@@ -241,7 +253,7 @@ def _into_files(tensors: list[MergedTensor], max_shard_bytes: int) -> tuple[Merg
     return tuple(files)
 
 
-def check_architecture(base: Checkpoint, adapter: Adapter) -> None:
+def _check_architecture(base: Checkpoint, adapter: Adapter) -> None:
     """Refuse an adapter whose recorded model class differs from the base's, when both are known."""
     recorded = (adapter.config.get("auto_mapping") or {}).get("base_model_class")
     architecture = (base.config.get("architectures") or [None])[0]

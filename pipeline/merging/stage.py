@@ -4,19 +4,17 @@ A killed merge goes on at the first file that is not committed; several workers 
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.merging.carry import carry_along, write_json
-from pipeline.merging.checkpoint import open_checkpoint
-from pipeline.merging.identity import RECORD_NAME, weights_digest
-from pipeline.merging.merge import prepare_merge
-from pipeline.merging.plan import MergedFile, MergePlan
-from pipeline.merging.write import write_file, write_index
+from pipeline.merging.carry import carry_along
+from pipeline.merging.checkpoint import RECORD_NAME, open_checkpoint, read_json, weights_digest, write_json
+from pipeline.merging.plan import MergedFile, MergePlan, plan_merge
+from pipeline.merging.write import write_file
 from pipeline.recipe.references import StageReference
 from pipeline.store.commit import Counts
+from pipeline.store.disk import require_room
 from pipeline.store.division import undone
 from pipeline.store.stage import Stage
 
@@ -28,10 +26,9 @@ def base_reference(stage: Stage) -> Any:
     settings = stage.settings
     if settings.base is not None:
         return settings.base
-    if isinstance(settings.adapter, StageReference):
-        trained = getattr(stage.lock.settings(settings.adapter.stage), "base", None)
-        if trained is not None:
-            return trained
+    trained = _trained_base(stage)
+    if trained is not None:
+        return trained
     raise UserError(
         f"stage {stage.name!r}: `base` is left out, and the adapter {_spoken(settings.adapter)} is no train stage",
         "Set `base` to the checkpoint that the adapter was trained on.",
@@ -44,12 +41,8 @@ def preflight(stage: Stage) -> None:
     _check_trained_base(stage, base)
     _, plan = _planned(stage)
     needed = max(file.bytes for file in plan.files)
-    free = shutil.disk_usage(stage.scratch()).free
-    if free < needed:
-        raise UserError(
-            f"{stage.scratch()} has {free / 2**30:.1f} GiB free, and its largest file takes {needed / 2**30:.1f}",
-            "Free disk space, point HANFORGE_SCRATCH to a larger disk, or lower max_shard_gib.",
-        )
+    remedy = "Free disk space, point HANFORGE_SCRATCH to a larger disk, or lower max_shard_gib."
+    require_room(stage.scratch(), needed, remedy)
 
 
 def early(stage: Stage) -> None:
@@ -58,14 +51,12 @@ def early(stage: Stage) -> None:
     Both are looked at whole, not as outlines: weights are compared.
     """
     whole = Stage(stage.store, stage.lock, stage.name)
-    base, adapter = base_reference(whole), whole.settings.adapter
+    base, trained = base_reference(whole), _trained_base(whole)
     whole.shown = stage.shown
-    if whole.is_there(base) and whole.is_there(adapter):
+    if whole.is_there(base) and whole.is_there(whole.settings.adapter):
         preflight(whole)
-    elif isinstance(adapter, StageReference):
-        trained = getattr(whole.lock.settings(adapter.stage), "base", None)
-        if trained is not None and whole.is_there(base) and whole.is_there(trained):
-            _check_trained_base(whole, base)
+    elif trained is not None and whole.is_there(base) and whole.is_there(trained):
+        _check_trained_base(whole, base)
 
 
 def run(stage: Stage) -> None:
@@ -97,8 +88,7 @@ def run(stage: Stage) -> None:
 def _planned(stage: Stage) -> tuple[tuple[Path, Path], MergePlan]:
     settings = stage.settings
     base, adapter = stage.model_path(base_reference(stage)), stage.model_path(settings.adapter)
-    _, _, plan = prepare_merge(base, adapter, settings.dtype, settings.max_shard_gib)
-    return (base, adapter), plan
+    return (base, adapter), plan_merge(base, adapter, settings.dtype, settings.max_shard_gib)
 
 
 def _merge_unit(stage: Stage, unit: str, file: MergedFile | None, plan: MergePlan, folders: tuple[Path, Path]) -> None:
@@ -113,7 +103,6 @@ def _merge_unit(stage: Stage, unit: str, file: MergedFile | None, plan: MergePla
         counts = Counts(planned=len(file.tensors), ok=len(file.tensors))
         stage.directory.commit_unit(unit, {"model": [part]}, counts)
         return
-    write_index(plan, folder)
     carry_along(*folders, plan, folder)
     made_of = {"base": base_reference(stage), "adapter": stage.settings.adapter}
     record = {name: {"identity": stage.identity(reference)} for name, reference in made_of.items()}
@@ -121,23 +110,27 @@ def _merge_unit(stage: Stage, unit: str, file: MergedFile | None, plan: MergePla
     stage.directory.commit_unit(unit, {"model": stage.directory.write_directory(unit, folder)}, Counts())
 
 
-def _check_trained_base(stage: Stage, base: Any) -> None:
-    """Compare the base with the one that the adapter's stage trained on: same reference, or the same weights."""
+def _trained_base(stage: Stage) -> Any:
+    """The base that the adapter's train stage names; None for an adapter that no train stage of this run made."""
     adapter = stage.settings.adapter
     if not isinstance(adapter, StageReference):
-        return
-    trained = getattr(stage.lock.settings(adapter.stage), "base", None)
+        return None
+    return getattr(stage.lock.settings(adapter.stage), "base", None)
+
+
+def _check_trained_base(stage: Stage, base: Any) -> None:
+    """Compare the base with the one that the adapter's stage trained on: same reference, or the same weights."""
+    trained = _trained_base(stage)
     if trained is None or stage.identity(trained) == stage.identity(base):
         return
     trained_folder = stage.model_path(trained)
-    if (trained_folder / "config.json").exists():
-        config = json.loads((trained_folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("quantization_config"):
-            stage.log.warning("the adapter was trained on a quantised checkpoint; %s is taken as its 16-bit form", base)
-            return
+    if read_json(trained_folder / "config.json", "a checkpoint has a config.json").get("quantization_config"):
+        stage.log.warning("the adapter was trained on a quantised checkpoint; %s is taken as its 16-bit form", base)
+        return
     if weights_digest(open_checkpoint(trained_folder)) != weights_digest(open_checkpoint(stage.model_path(base))):
+        made_by = stage.settings.adapter.stage
         raise UserError(
-            f"stage {stage.name!r}: {adapter.stage!r} was trained on {_spoken(trained)}, and `base` is {_spoken(base)}",
+            f"stage {stage.name!r}: {made_by!r} was trained on {_spoken(trained)}, and `base` is {_spoken(base)}",
             "Leave `base` out, or name the base that the adapter was trained on.",
         )
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import Trouble
-from pipeline.merging.checkpoint import INDEX_NAME
 from pipeline.merging.formula import as_bytes, merged_blocks, write_rows
-from pipeline.merging.plan import MergedFile, MergedTensor, MergePlan
+from pipeline.merging.plan import MergedFile, MergedTensor
 
 COPY_BYTES = 64 << 20
 
@@ -85,17 +84,3 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> int:
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
     return done
-
-
-def write_index(plan: MergePlan, folder: Path) -> Path | None:
-    """Write `model.safetensors.index.json` for a result of several files; None for a single one."""
-    if len(plan.files) == 1:
-        return None
-    weight_map = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
-    index = {
-        "metadata": {"total_size": sum(file.bytes for file in plan.files)},
-        "weight_map": dict(sorted(weight_map.items())),
-    }
-    path = folder / INDEX_NAME
-    path.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path

@@ -4,18 +4,17 @@ All of it follows from settings, data and base alone: no times, no machine, no p
 same bytes.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.merging.carry import OTHER_FILES, TEMPLATE_FILES, TOKENIZER_FILES, write_json
+from pipeline.merging.carry import OTHER_FILES, TEMPLATE_FILES, TOKENIZER_FILES, drop_inline_template
+from pipeline.merging.checkpoint import RECORD_NAME, read_json, write_json
 from pipeline.recipe.fields import resolved
 from pipeline.training.settings import TrainSettings
 from pipeline.training.templates import TEMPLATE_FILE
 
-RECORD_NAME = "hanforge.json"
 PROCESSOR_FILES = tuple(name for name in OTHER_FILES if "processor" in name)
 
 
@@ -32,12 +31,15 @@ def finish_adapter(
     folder: Path, base: Path, identity: BaseIdentity, template: str, settings: TrainSettings, measured: dict[str, Any]
 ) -> None:
     """Complete an adapter that PEFT saved in `folder` with everything that chat, merge and serve need beside it."""
-    _name_base(folder / "adapter_config.json", identity)
+    # PEFT writes the local path it loaded from; the adapter must name its base wherever that lies.
+    config = read_json(folder / "adapter_config.json", "PEFT writes one")
+    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": identity.name})
     for name in (*TOKENIZER_FILES, *TEMPLATE_FILES, *PROCESSOR_FILES):
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
-    _drop_inline_template(folder / "tokenizer_config.json")
+    if (folder / "tokenizer_config.json").is_file():
+        drop_inline_template(folder / "tokenizer_config.json")
     record = {
         "kind": "train",
         "base": {"name": identity.name, "identity": identity.identity, "weights": identity.weights},
@@ -46,22 +48,6 @@ def finish_adapter(
     }
     write_json(folder / RECORD_NAME, record)
     (folder / "README.md").write_text(model_card(identity, settings, measured), encoding="utf-8")
-
-
-def _name_base(path: Path, identity: BaseIdentity) -> None:
-    """PEFT writes the local path it loaded from; the adapter must name its base wherever that lies."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = identity.name
-    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _drop_inline_template(path: Path) -> None:
-    """The template's file decides; a copy inside tokenizer_config.json could say something else."""
-    if not path.is_file():
-        return
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("chat_template", None) is not None:
-        write_json(path, content)
 
 
 def model_card(identity: BaseIdentity, settings: TrainSettings, measured: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from pipeline.store.commit import StageDirectory, dumped
-from pipeline.store.shards import file_sha256
+from pipeline.store.disk import file_sha256
+from pipeline.store.inputs import SHA256, Damaged, SourceFile
 
 LOG = logging.getLogger(__name__)
 MARKER = "done.json"
@@ -27,10 +28,6 @@ class Checkpoint:
 
     step: int
     name: str
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint that has its marker and is not what the marker says."""
 
 
 class StoredCheckpoints:
@@ -70,25 +67,22 @@ class StoredCheckpoints:
         for checkpoint in reversed(self.complete()):
             try:
                 return checkpoint, self.fetch(checkpoint, folder / f"checkpoint-{checkpoint.step}")
-            except DamagedCheckpointError as error:
+            except Damaged as error:
                 LOG.warning("checkpoint of step %d is passed over: %s", checkpoint.step, error)
                 self._damaged.add(checkpoint.name)
                 shutil.rmtree(folder, ignore_errors=True)
         return None
 
     def fetch(self, checkpoint: Checkpoint, folder: Path) -> Path:
-        """Copy a complete checkpoint to a local folder; DamagedCheckpointError when it is not what its marker says."""
+        """Copy a complete checkpoint to a local folder; Damaged when it is not what its marker says."""
+        store = self._directory.store
         try:
-            record = orjson.loads(self._directory.store.read(self._key(checkpoint.name, MARKER)))
-            for relative, expected in record["files"].items():
-                local = folder / relative
-                self._directory.store.download(self._key(checkpoint.name, relative), local)
-                if file_sha256(local) != expected["sha256"]:
-                    raise DamagedCheckpointError(f"{self._key(checkpoint.name, relative)} is not what its marker says")
-        except FileNotFoundError as error:
-            raise DamagedCheckpointError(f"{checkpoint.name} lacks a file: {error}") from error
-        except orjson.JSONDecodeError as error:
-            raise DamagedCheckpointError(f"{self._key(checkpoint.name, MARKER)} is not JSON: {error}") from error
+            record = orjson.loads(store.read(self._key(checkpoint.name, MARKER)))
+            for name, expected in record["files"].items():
+                url = f"{store.url}/{self._key(checkpoint.name, name)}"
+                SourceFile(name, url, expected["bytes"], SHA256 + expected["sha256"]).download(folder / name)
+        except (FileNotFoundError, orjson.JSONDecodeError) as error:
+            raise Damaged(f"{checkpoint.name} lacks a file, or its marker is cut: {error}") from error
         return folder
 
     def delete_all(self) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.errors import UserError
 from pipeline.store.stage import Rows
 from pipeline.teacher.reading import Row, pieces, read_row
+from pipeline.training.early import check_prompt
 from pipeline.training.masks import IGNORED, NOTHING_TO_TRAIN, ChatEncoder, Encoded
 from pipeline.training.packing import pack_best_fit
 
@@ -163,26 +164,21 @@ def check_room_for_system_prompt(rows: list[dict[str, Any]], encoder: ChatEncode
     for prompt in sorted(prompts):
         # A user turn stands beside it, since some templates refuse a system prompt alone.
         asked = [{"role": "system", "content": prompt}, {"role": "user", "content": "?"}]
-        length = encoder.token_count(asked)
-        if length >= max_length:
-            raise UserError(
-                f"the system prompt {prompt[:40]!r}... takes {length} tokens, max_length is {max_length}",
-                f"Set max_length well above {length}, or shorten the system prompt in the prepare stage.",
-            )
+        check_prompt(prompt, encoder.token_count(asked), max_length)
 
 
 def write_dataset(path: Path, results: Iterable[Encoded]) -> Path:
     """Write encoded rows to an Arrow stream file; memory stays bounded by one chunk."""
+    return _write(path, ((one.input_ids, one.labels, [len(one.input_ids)]) for one in results))
+
+
+def _write(path: Path, rows: Iterable[tuple[Any, Any, list[int]]]) -> Path:
+    """Write (input_ids, labels, seq_lengths) of each row."""
+    rows = iter(rows)
     with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, SCHEMA) as writer:
-        stream = iter(results)
-        while chunk := list(itertools.islice(stream, CHUNK_ROWS)):
-            lengths = [len(one.input_ids) for one in chunk]
-            columns = [
-                [one.input_ids for one in chunk],
-                [one.labels for one in chunk],
-                [[length] for length in lengths],
-                lengths,
-            ]
+        while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+            inputs, labels, lengths = (list(column) for column in zip(*chunk, strict=True))
+            columns = [inputs, labels, lengths, [sum(each) for each in lengths]]
             writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
     return path
 
@@ -203,17 +199,15 @@ def write_packed(path: Path, dataset: Any, max_length: int) -> Path:
     inputs, labels = _reader(dataset, "input_ids"), _reader(dataset, "labels")
     sequences = pack_best_fit(lengths, max_length)
     LOG.info("packed %d rows into %d sequences of at most %d tokens", len(lengths), len(sequences), max_length)
-    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, SCHEMA) as writer:
-        for start in range(0, len(sequences), CHUNK_ROWS):
-            chunk = sequences[start : start + CHUNK_ROWS]
-            columns = [
-                [np.concatenate([inputs(row) for row in rows]) for rows in chunk],
-                [_kept_apart([labels(row) for row in rows]) for rows in chunk],
-                [[lengths[row] for row in rows] for rows in chunk],
-                [sum(lengths[row] for row in rows) for rows in chunk],
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-    return path
+    packed = (
+        (
+            np.concatenate([inputs(row) for row in rows]),
+            _kept_apart([labels(row) for row in rows]),
+            [lengths[row] for row in rows],
+        )
+        for rows in sequences
+    )
+    return _write(path, packed)
 
 
 def _reader(dataset: Any, column: str) -> Callable[[int], Tokens]:

@@ -8,7 +8,7 @@ from pipeline.engine.loadable import chat_template, incomplete
 from pipeline.errors import UserError
 from pipeline.merging.checkpoint import read_header
 from pipeline.recipe.references import StageReference
-from pipeline.store.runs import RunLock
+from pipeline.store.runs import RunLock, root_of
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
 from pipeline.training.settings import TrainSettings
@@ -17,7 +17,7 @@ from pipeline.training.templates import thinking_template
 
 def early(stage: Stage) -> None:
     """Check the checkpoint that the base goes back to: architecture, files, template, room for the system prompt."""
-    base = first_base(stage.lock, stage.settings.base)
+    base = root_of(stage.lock, stage.settings.base)
     if base is None or not stage.is_there(base):
         return
     folder = stage.model_path(base)
@@ -30,19 +30,6 @@ def early(stage: Stage) -> None:
     if stage.settings.chat_template == "thinking":
         thinking_template(chat_template(folder) or "")
     _check_system_prompts(stage, folder)
-
-
-def first_base(lock: RunLock, reference: Any) -> Any:
-    """The checkpoint from outside that a chain of train and merge stages began with; None when another kind made it.
-
-    Example: {stage: merge1} -> {stage: phase1} -> {input: base-student}
-    """
-    while isinstance(reference, StageReference):
-        settings: Any = lock.settings(reference.stage)
-        if settings.kind not in ("train", "merge"):
-            return None
-        reference = settings.base if settings.base is not None else settings.adapter
-    return reference
 
 
 def check_complete(folder: Path) -> None:
@@ -71,12 +58,16 @@ def _check_system_prompts(stage: Stage, folder: Path) -> None:
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in sorted(prompts):
-        length = len(tokenizer.encode(text, add_special_tokens=False).ids)
-        if length >= stage.settings.max_length:
-            raise UserError(
-                f"the system prompt {text[:40]!r}... takes {length} tokens, max_length is {stage.settings.max_length}",
-                f"Set max_length well above {length}, or shorten the system prompt in the prepare stage.",
-            )
+        check_prompt(text, len(tokenizer.encode(text, add_special_tokens=False).ids), stage.settings.max_length)
+
+
+def check_prompt(text: str, tokens: int, max_length: int) -> None:
+    """UserError when a system prompt fills `max_length` tokens alone: no row would keep an answer."""
+    if tokens >= max_length:
+        raise UserError(
+            f"the system prompt {text[:40]!r}... takes {tokens} tokens, max_length is {max_length}",
+            f"Set max_length well above {tokens}, or shorten the system prompt in the prepare stage.",
+        )
 
 
 def _system_prompts(lock: RunLock, references: list[Any]) -> set[str]:

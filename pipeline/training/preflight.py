@@ -1,11 +1,9 @@
 """Everything about a training that can be known to be wrong before it starts: each a UserError with its remedy."""
 
-import shutil
-
 import torch
 
-from pipeline.errors import UserError
 from pipeline.merging.checkpoint import read_header
+from pipeline.store.disk import require_room
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
 from pipeline.training.early import check_complete, check_length
@@ -44,12 +42,7 @@ def check_settings(stage: Stage, architecture: Architecture) -> None:
     _warn_of_memory(stage, architecture)
     # One that is being saved, one that was fetched to go on from.
     needed = 2 * checkpoint_bytes(parameter_counts(architecture.config), settings)
-    free = shutil.disk_usage(stage.scratch()).free
-    if free < needed:
-        raise UserError(
-            f"{free / 2**30:.1f} GiB free in {stage.scratch()}, checkpoints need {needed / 2**30:.1f} GiB there",
-            "Free space, or set HANFORGE_SCRATCH to a larger disk.",
-        )
+    require_room(stage.scratch(), needed, "Checkpoints go there: free space, or set HANFORGE_SCRATCH to a larger disk.")
 
 
 def _warn_of_memory(stage: Stage, architecture: Architecture) -> None:

@@ -15,8 +15,7 @@ import orjson
 import torch
 
 from pipeline.errors import Stopped, UserError
-from pipeline.merging.checkpoint import open_checkpoint
-from pipeline.merging.identity import weights_digest
+from pipeline.merging.checkpoint import open_checkpoint, weights_digest
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store.commit import Counts
 from pipeline.store.lease import Lease

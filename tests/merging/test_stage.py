@@ -14,8 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import Stopped, UserError
-from pipeline.merging.checkpoint import open_checkpoint
-from pipeline.merging.identity import weights_digest
+from pipeline.merging.checkpoint import open_checkpoint, weights_digest
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
@@ -56,8 +55,9 @@ def test_a_stage_merges_into_the_base_that_was_trained(store_url: str, tmp_path:
     again = locked(store, {"merge2": {"kind": "merge", "adapter": str(adapter), "base": str(base)}}, "other")
     assert again.stages["merge2"].fingerprint != lock.stages["merge1"].fingerprint
     from pipeline.store.cache import staged
+    from pipeline.store.inputs import stored_files
 
-    folder = staged(store, manifest.outputs["model"])
+    folder = staged(stored_files(store, manifest.outputs["model"]))
     theirs = peft_model(base, adapter).merge_and_unload().state_dict()
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())

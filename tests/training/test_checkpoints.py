@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.errors import Trouble
 from pipeline.store.commit import StageDirectory
+from pipeline.store.inputs import Damaged
 from pipeline.store.objects import Store
-from pipeline.training.checkpoints import MARKER, DamagedCheckpointError, StoredCheckpoints
+from pipeline.training.checkpoints import MARKER, StoredCheckpoints
 from tests.servers.faulty_proxy import FaultyProxy
 from tests.servers.s3 import S3Server
 
@@ -57,7 +58,7 @@ def test_a_damaged_file_is_found_before_it_is_used(directory: StageDirectory, tm
     stored = StoredCheckpoints(directory, lambda: None, keep=2)
     made = stored.save(5, local(tmp_path / "out", b"5"))
     directory.store.put(directory.key("checkpoints", made.name, "state.json"), b"{]")
-    with pytest.raises(DamagedCheckpointError, match="not what its marker says"):
+    with pytest.raises(Damaged, match="not what its manifest says"):
         stored.fetch(made, tmp_path / "back")
     stored.delete_all()
     assert directory.store.list(directory.key("checkpoints")) == []

@@ -13,8 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.errors import Stopped, UserError
-from pipeline.merging.checkpoint import open_checkpoint
-from pipeline.merging.identity import weights_digest
+from pipeline.merging.checkpoint import open_checkpoint, weights_digest
 from pipeline.store.commit import Manifest
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import create_run, resolve
