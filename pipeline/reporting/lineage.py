@@ -132,6 +132,4 @@ def _examples(store: Store, lock: RunLock, names: list[str], count: int, seed: i
 
 
 def _files(model: NamedModel) -> list[Document]:
-    if model.source is not None:
-        return [{"name": file.name, "bytes": file.bytes, "digest": file.tag} for file in model.source.files]
-    return [{"name": part.name, "bytes": part.bytes, "digest": f"sha256:{part.sha256}"} for part in model.parts]
+    return [{"name": file.name, "bytes": file.bytes, "digest": file.tag} for file in model.files]

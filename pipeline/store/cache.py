@@ -8,18 +8,16 @@ For a store on the local disk nothing is copied: the folder consists of symbolic
 import fcntl
 import hashlib
 import os
+import random
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import Trouble, UserError
-from pipeline.store.credentials import causes
-from pipeline.store.inputs import Source, SourceFile
-from pipeline.store.objects import Store
-from pipeline.store.retry import is_full
-from pipeline.store.shards import Part, file_sha256
+from pipeline.errors import UserError
+from pipeline.store.inputs import SourceFile
+from pipeline.store.retry import causes, is_full
 
 MORE_ROOM = "Free space there, or point HANFORGE_CACHE to a larger disk"
 _HELD: dict[str, int] = {}  # locks of this process: folder -> file descriptor, held until the process ends
@@ -35,59 +33,12 @@ def limit_bytes() -> int:
     return int(float(os.environ.get("HANFORGE_CACHE_GIB", "200")) * 2**30)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """One file of a folder to stage; `fetch` brings it to a path, `link` names it when it lies on this disk already."""
+def staged(files: Sequence[SourceFile]) -> Path:
+    """A local folder that holds exactly `files`; made when it is not there, each file checked as it comes.
 
-    name: str
-    bytes: int
-    tag: str
-    fetch: Callable[[Path], None]
-    link: Path | None = None
-
-
-def staged(store: Store, parts: list[Part]) -> Path:
-    """A local folder with the named files of `parts`, checked against their sha256.
-
-    Raises UserError when they cannot fit, Trouble when an object is not what the manifest says.
+    Raises UserError when they cannot fit, Trouble when an object is not what its manifest says.
     """
-
-    def wanted(part: Part) -> Wanted:
-        def fetch(target: Path) -> None:
-            store.download(part.key, target)
-            if target.stat().st_size != part.bytes or file_sha256(target) != part.sha256:
-                raise Trouble(f"{store.url}/{part.key} is not what its manifest says: {target.stat().st_size} bytes")
-
-        return Wanted(part.name, part.bytes, part.sha256, fetch, Path(store.path(part.key)) if store.is_local else None)
-
-    return staged_folder([wanted(part) for part in parts])
-
-
-def staged_source(source: Source) -> Path:
-    """A local folder with an external source's files, checked against what the run's lock says of them.
-
-    Raises UserError when a file changed since the run was locked.
-    """
-
-    def wanted(file: SourceFile) -> Wanted:
-        local = Path(file.url.removeprefix("file://")) if file.url.startswith("file://") else None
-
-        def fetch(target: Path) -> None:
-            with file.open() as stream, target.open("wb") as out:
-                shutil.copyfileobj(stream, out, 1 << 24)
-
-        return Wanted(file.name, file.bytes, file.tag, fetch, local)
-
-    for file in source.files:
-        local = Path(file.url.removeprefix("file://"))
-        if file.url.startswith("file://") and (not local.is_file() or f"sha256:{file_sha256(local)}" != file.tag):
-            raise UserError(f"{file.url} changed since the run was locked", "Start a new run: hanforge run RECIPE")
-    return staged_folder([wanted(file) for file in source.files])
-
-
-def staged_folder(files: list[Wanted]) -> Path:
-    """The cached folder that holds exactly `files`, made when it is not there."""
-    lines = [f"{file.name} {file.tag} {file.link or ''}" for file in sorted(files, key=lambda file: file.name)]
+    lines = [f"{file.name} {file.tag} {file.local or ''}" for file in sorted(files, key=lambda file: file.name)]
     name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
     root = cache_folder()
     folder = root / "folders" / name
@@ -97,8 +48,12 @@ def staged_folder(files: list[Wanted]) -> Path:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)  # other processes may be reading the folder for hours
             while not _whole(folder, files):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _whole(folder, files):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # who waits for it here would wait until all who read the folder have ended
+                    fcntl.flock(lock, fcntl.LOCK_UN)
+                    time.sleep(random.uniform(0.0, 0.1))
+                else:
                     _fill(files, folder, root)
                 fcntl.flock(lock, fcntl.LOCK_SH)  # not atomic, so look again
         except BaseException:
@@ -109,25 +64,27 @@ def staged_folder(files: list[Wanted]) -> Path:
     return folder
 
 
-def _whole(folder: Path, files: list[Wanted]) -> bool:
+def _whole(folder: Path, files: Sequence[SourceFile]) -> bool:
     """Whether every file is there with its size; a link whose object was deleted counts as missing."""
     return all((folder / file.name).is_file() and (folder / file.name).stat().st_size == file.bytes for file in files)
 
 
-def _fill(files: list[Wanted], folder: Path, root: Path) -> None:
+def _fill(files: Sequence[SourceFile], folder: Path, root: Path) -> None:
+    if _whole(folder, files):
+        return
     shutil.rmtree(folder, ignore_errors=True)
     incoming = folder.with_name(f"{folder.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
-    _make_room(root, sum(file.bytes for file in files if file.link is None))
+    _make_room(root, sum(file.bytes for file in files if file.local is None))
 
-    def fetch(file: Wanted) -> None:
+    def fetch(file: SourceFile) -> None:
         target = incoming / file.name
+        if file.local is None:
+            file.download(target)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        if file.link is not None:
-            target.symlink_to(file.link)
-        else:
-            file.fetch(target)
+        target.symlink_to(file.local)
 
     try:
         with ThreadPoolExecutor(max_workers=4) as pool:

@@ -12,15 +12,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from pipeline.errors import Trouble
+from pipeline.store.disk import file_sha256
 from pipeline.store.objects import Store
-from pipeline.store.shards import SUFFIX, Compression, Part, ShardWriter, file_sha256
+from pipeline.store.shards import SUFFIX, Compression, Part, RowsWriter
 
 READERS = 16  # small objects that are read at once
 
@@ -48,7 +49,7 @@ class Counts:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"planned": self.planned, "ok": self.ok, "rejected": self.rejected, "failed": self.failed}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -76,33 +77,6 @@ class Manifest:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-class RowsWriter:
-    """Collects one part's rows in a local file; `part` is set when the part lies in the store."""
-
-    def __init__(self, shard: ShardWriter) -> None:
-        self._shard = shard
-        self.part: Part | None = None
-
-    def write(self, line: bytes) -> None:
-        """Add one row: JSON without a newline."""
-        self._shard.write(line)
-
-    def write_lines(self, lines: bytes | bytearray, rows: int) -> None:
-        """Add `rows` rows at once, each with its newline."""
-        self._shard.write_lines(lines, rows)
-
-    @property
-    def rows(self) -> int:
-        """How many rows were written."""
-        return self._shard.rows
-
-    def committed(self) -> Part:
-        """The stored part; an error before the writer's `with` block has ended."""
-        if self.part is None:
-            raise RuntimeError("the part is not stored before the end of its with block")
-        return self.part
-
-
 class StageDirectory:
     """One stage's folder in the store."""
 
@@ -118,28 +92,22 @@ class StageDirectory:
 
     def plan(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The plan that stands: made and created by the first caller, adopted by all others."""
-        return self.create_json("plan.json", make)
-
-    def create_json(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Create a document once; everybody gets the one that stands."""
-        key = self.key(name)
+        key = self.key("plan.json")
         try:
             return orjson.loads(self.store.read(key))  # type: ignore[no-any-return]
         except FileNotFoundError:
-            self.store.create(key, dumped(make()))
-        return orjson.loads(self.store.read(key))  # type: ignore[no-any-return]
+            return create_json(self.store, key, make())
 
     @contextmanager
     def write_rows(self, unit: str, output: str = "rows", compression: Compression = "zstd") -> Iterator[RowsWriter]:
         """Write one JSONL part of `unit`; it is uploaded when the block ends without an error."""
         with tempfile.TemporaryDirectory(prefix="hanforge-", dir=os.environ.get("HANFORGE_SCRATCH")) as folder:
-            shard = ShardWriter(Path(folder) / "part", compression)
-            writer = RowsWriter(shard)
+            writer = RowsWriter(Path(folder) / "part", compression)
             try:
                 yield writer
             finally:
-                shard.close()
-            writer.part = self._stored(unit, shard.path, f"{output}{SUFFIX[compression]}", shard.rows)
+                writer.close()
+            writer.part = self._stored(unit, writer.path, f"{output}{SUFFIX[compression]}", writer.rows)
 
     def write_file(self, unit: str, local: Path, name: str) -> Part:
         """Upload one file of a folder output (adapter, model, scores) under its own `name`."""
@@ -163,15 +131,8 @@ class StageDirectory:
         """Commit a unit; gives the winner's record, which is another writer's when that one was first."""
         if not counts.balanced():
             raise RuntimeError(f"unit {unit!r}: planned rows do not add up: {counts.plain()}")
-        record = {
-            "unit": unit,
-            "outputs": {name: [part.plain() for part in parts] for name, parts in outputs.items()},
-            "counts": counts.plain(),
-            "measurements": measurements or {},
-        }
-        if self.store.create(self.key("done", f"{unit}.json"), dumped(record)):
-            return _done(record)
-        return _done(orjson.loads(self.store.read(self.key("done", f"{unit}.json"))))
+        record = Done(unit, outputs, counts, measurements or {})
+        return _done(create_json(self.store, self.key("done", f"{unit}.json"), record))
 
     def done(self) -> dict[str, Done]:
         """Every committed unit by name."""
@@ -195,41 +156,44 @@ class StageDirectory:
             raise Trouble(
                 f"{self.prefix}: {len(missing)} of {len(units)} units are not committed, first {missing[0]!r}"
             )
-        outputs: dict[str, list[dict[str, Any]]] = {}
-        counts = Counts()
+        outputs: dict[str, list[Part]] = {}
         for unit in units:
-            counts += done[unit].counts
             for name, parts in done[unit].outputs.items():
-                outputs.setdefault(name, []).extend(part.plain() for part in parts)
+                outputs.setdefault(name, []).extend(parts)
         document = {
             "kind": self.kind,
             "fingerprint": self.fingerprint,
             "outputs": outputs,
-            "counts": counts.plain(),
+            "counts": sum((done[unit].counts for unit in units), Counts()),
             "measurements": measurements or {},
         }
-        self.store.create(self.key("_MANIFEST.json"), dumped(document))
-        manifest = self.manifest()
-        if manifest is None:
-            raise Trouble(f"{self.prefix}: the manifest cannot be read back")
-        return manifest
+        return _manifest(create_json(self.store, self.key("_MANIFEST.json"), document))
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None while the stage is not done."""
         try:
-            raw = orjson.loads(self.store.read(self.key("_MANIFEST.json")))
+            return _manifest(orjson.loads(self.store.read(self.key("_MANIFEST.json"))))
         except FileNotFoundError:
             return None
-        return Manifest(_parts(raw["outputs"]), Counts(**raw["counts"]), raw["measurements"], raw)
 
 
 def dumped(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, so that the same content is the same bytes."""
+    """Canonical JSON: sorted keys, fields of dataclasses in their order, so that the same content is the same bytes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def create_json(store: Store, key: str, document: Any) -> dict[str, Any]:
+    """Create a document once; everybody gets the one that stands, as it is stored."""
+    data = dumped(document)
+    return orjson.loads(data if store.create(key, data) else store.read(key))  # type: ignore[no-any-return]
 
 
 def _parts(outputs: dict[str, list[dict[str, Any]]]) -> dict[str, list[Part]]:
     return {name: [Part(**part) for part in parts] for name, parts in outputs.items()}
+
+
+def _manifest(raw: dict[str, Any]) -> Manifest:
+    return Manifest(_parts(raw["outputs"]), Counts(**raw["counts"]), raw["measurements"], raw)
 
 
 def _done(record: dict[str, Any]) -> Done:

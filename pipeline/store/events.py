@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 
 from pipeline.store.commit import dumped
-from pipeline.store.immutable import read_once
 from pipeline.store.objects import Store
 
 
@@ -46,21 +45,13 @@ def say(
 ) -> None:
     """Record an event, of now or of the time `at`."""
     now = time.time() if at is None else at
-    record = {
-        "time": now,
-        "stage": stage,
-        "what": what,
-        "worker": worker,
-        "exit_code": exit_code,
-        "message": message,
-        "facts": {"host": socket.gethostname(), **facts},
-    }
-    store.put(f"runs/{run_id}/events/{now:017.6f}-{uuid.uuid4().hex[:8]}.json", dumped(record))
+    event = Event(now, stage, what, worker, exit_code, message, {"host": socket.gethostname(), **facts})
+    store.put(f"runs/{run_id}/events/{now:017.6f}-{uuid.uuid4().hex[:8]}.json", dumped(event))
 
 
 def events(store: Store, run_id: str) -> list[Event]:
     """Every event of a run, oldest first."""
-    found = [read_once(store, entry, _event) for entry in store.list(f"runs/{run_id}/events")]
+    found = [store.read_once(entry, _event) for entry in store.list(f"runs/{run_id}/events")]
     return sorted(found, key=lambda event: event.time)
 
 

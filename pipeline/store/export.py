@@ -16,23 +16,25 @@ run, fingerprint and counts they belong to. `part_urls` names the parts where th
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO
 
 import orjson
 
-from pipeline.errors import Trouble, UserError
+from pipeline.errors import UserError
 from pipeline.recipe import models
 from pipeline.store.commit import Manifest
+from pipeline.store.disk import appearing, require_room
+from pipeline.store.inputs import SourceFile, stored_files
 from pipeline.store.named import run_output
 from pipeline.store.objects import Store
 from pipeline.store.probe import open_store
 from pipeline.store.progress import read_metrics
 from pipeline.store.runs import RunLock
-from pipeline.store.shards import Part, file_sha256
-from pipeline.store.stage import Rows, check_gate
+from pipeline.store.stage import Rows
+from pipeline.store.standing import check_gate
 from pipeline.store.status import require_done
 
 BY_SOURCE = {"augment": "cot_augmented", "validate": "cot_validated"}
@@ -52,8 +54,7 @@ def export(
     declared = type(settings).OUTPUTS
     if output is not None and output not in declared:
         raise UserError(f"stage {stage!r} has no output {output!r}; {models.nearest(output, list(declared))}")
-    manifest = require_done(store, lock, stage)
-    main = next(iter(declared))
+    manifest, main = require_done(store, lock, stage), next(iter(declared))
     if output in (None, main):
         check_gate(lock, stage, manifest)
     wanted = [output] if output else [name for name in declared if manifest.outputs.get(name)]
@@ -62,9 +63,10 @@ def export(
     for name in wanted:
         made += _one_output(store, lock, stage, manifest, name, folder, overwrite)
     if lock.stages[stage].kind == "train" and output in (None, main):
-        made.append(_metrics(store, lock, stage, folder, overwrite))
-    made.append(_provenance(lock, stage, manifest, folder))
-    return sorted(made)
+        records = map(orjson.dumps, read_metrics(lock.directory(store, stage)))
+        made.append(_lines_file(folder / "metrics.jsonl", records, overwrite))
+    provenance = orjson.dumps({"run": lock.run_id, "stage": stage, **manifest.raw}, option=orjson.OPT_INDENT_2)
+    return sorted([*made, _lines_file(folder / f"{stage}.manifest.json", [provenance], overwrite=True)])
 
 
 def part_urls(place: str, store: str = "") -> list[str]:
@@ -74,8 +76,7 @@ def part_urls(place: str, store: str = "") -> list[str]:
     Example: duckdb.sql("SELECT source, count(*) FROM read_json(?) GROUP BY 1", params=[part_urls("latest:prepare")])
     """
     opened = open_store(store or os.environ.get("HANFORGE_STORE", ""))
-    named = run_output(opened, place, place)
-    return [file.url for file in Rows(opened, place, named.parts).files()]
+    return [file.url for file in run_output(opened, place, place).files]
 
 
 def base_name(recipe: models.Recipe, stage: str) -> str:
@@ -93,38 +94,28 @@ def _one_output(
     parts = manifest.outputs.get(output, [])
     if any(part.name for part in parts):
         is_checkpoint = type(lock.settings(stage)).OUTPUTS[output] in ("adapter", "model")
-        return _named_files(store, parts, folder / FOLDER if is_checkpoint else folder, overwrite)
+        return _named_files(stored_files(store, parts), folder / FOLDER if is_checkpoint else folder, overwrite)
     rows = Rows(store, stage, tuple(parts))
     kind, name = lock.stages[stage].kind, base_name(lock.recipe, stage)
     if output == "rows" and kind in BY_SOURCE:
         return _by_source(rows, folder, BY_SOURCE[kind], overwrite)
-    if output == "rows":
-        return [_rows_file(rows, folder / f"{name}_korean_{rows.total}samples.jsonl", overwrite)]
-    if output == "heldout":
-        return [_rows_file(rows, folder / f"{name}_heldout_{rows.total}samples.jsonl", overwrite)]
-    return [_rows_file(rows, folder / f"{name}_{output}.jsonl", overwrite)]
+    what = {"rows": f"korean_{rows.total}samples", "heldout": f"heldout_{rows.total}samples"}.get(output, output)
+    return [_lines_file(folder / f"{name}_{what}.jsonl", rows.lines(), overwrite)]
 
 
-def _named_files(store: Store, parts: list[Part], target: Path, overwrite: bool) -> list[Path]:
+def _named_files(files: list[SourceFile], target: Path, overwrite: bool) -> list[Path]:
     """Download the files of a folder output; the folder appears whole."""
-    needed, free = sum(part.bytes for part in parts), shutil.disk_usage(_existing(target)).free
-    if needed > free:
-        raise UserError(
-            f"{needed / 2**30:.1f} GiB do not fit {target}: {free / 2**30:.1f} GiB are free", "Free disk space"
-        )
+    require_room(target, sum(file.bytes for file in files), "Free disk space")
     incoming = target.with_name(f".{target.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
-    for part in parts:
-        local = incoming / part.name
-        store.download(part.key, local)
-        if file_sha256(local) != part.sha256:
-            raise Trouble(f"{store.url}/{part.key} is not what its manifest says", "Run the export again")
+    for file in files:
+        file.download(incoming / file.name)
     if target.name != FOLDER:  # single files beside others: scores.json and the like
-        for part in parts:
-            _check_free(target / part.name, overwrite)
-            (incoming / part.name).replace(target / part.name)
+        for file in files:
+            _check_free(target / file.name, overwrite)
+            (incoming / file.name).replace(target / file.name)
         shutil.rmtree(incoming)
-        return [target / part.name for part in parts]
+        return [target / file.name for file in files]
     _check_free(target, overwrite)
     shutil.rmtree(target, ignore_errors=True)
     incoming.rename(target)
@@ -147,48 +138,18 @@ def _by_source(rows: Rows, folder: Path, suffix: str, overwrite: bool) -> list[P
     return list(open_files)
 
 
-def _rows_file(rows: Rows, path: Path, overwrite: bool) -> Path:
+def _lines_file(path: Path, lines: Iterable[bytes], overwrite: bool) -> Path:
     with _appearing(path, overwrite) as out:
-        for line in rows.lines():
-            out.write(line + b"\n")
+        out.writelines(line + b"\n" for line in lines)
     return path
 
 
-def _metrics(store: Store, lock: RunLock, stage: str, folder: Path, overwrite: bool) -> Path:
-    path = folder / "metrics.jsonl"
-    with _appearing(path, overwrite) as out:
-        for record in read_metrics(lock.directory(store, stage)):
-            out.write(orjson.dumps(record) + b"\n")
-    return path
-
-
-def _provenance(lock: RunLock, stage: str, manifest: Manifest, folder: Path) -> Path:
-    path = folder / f"{stage}.manifest.json"
-    document = {"run": lock.run_id, "stage": stage, **manifest.raw}
-    with _appearing(path, overwrite=True) as out:
-        out.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    return path
-
-
-@contextmanager
-def _appearing(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
+def _appearing(path: Path, overwrite: bool) -> AbstractContextManager[IO[bytes]]:
     """A file that stands under its name only when it is complete."""
     _check_free(path, overwrite)
-    incoming = path.with_name(f".{path.name}.incoming")
-    try:
-        with incoming.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        incoming.replace(path)
-    finally:
-        incoming.unlink(missing_ok=True)
+    return appearing(path, path.with_name(f".{path.name}.incoming"))
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already", "Choose another folder, or say --overwrite")
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)

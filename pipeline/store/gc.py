@@ -18,13 +18,13 @@ from typing import Any
 import orjson
 
 from pipeline.errors import UserError
-from pipeline.store.objects import Entry, Store
+from pipeline.store.objects import INCOMPLETE, Entry, Store
+from pipeline.store.progress import read_progress
 from pipeline.store.runs import find_run
 from pipeline.store.status import STALE_SECONDS
 
 LOG = logging.getLogger(__name__)
 DELETERS = 16
-INCOMPLETE = ".incomplete"
 ABANDONED_SECONDS = 86400.0
 BEAT_SECONDS = 12.0  # a living process writes its progress at least every 10 s
 
@@ -47,8 +47,7 @@ class _Run:
     """What a lock refers to, read without validating its recipe: a run of an older hanforge can be deleted too."""
 
     created: float
-    stages: frozenset[str]
-    models: frozenset[str]
+    folders: frozenset[str]  # of its stages and of its mirrored models
 
 
 @dataclass
@@ -80,12 +79,11 @@ def plan_gc(store: Store, named: Iterable[str] = (), older_than_seconds: float |
         raise UserError(f"run {name} is not deleted: {protected[name]}", "Stop it, or name another run")
     plan = GcPlan(sorted(doomed - set(protected)), protected)
     remaining = [run for name, run in runs.items() if name not in plan.runs]
-    used_stages, used_models = _referred(remaining)
-    mine = _referred([runs[name] for name in plan.runs])[1]
+    own_models = {prefix for prefix in _referred(runs[name] for name in plan.runs) if prefix.startswith("models/")}
     told = {f"runs/{name}" for name in store.folders("runs") if not name.endswith(".json")}  # folders of events
     kept = {f"runs/{name}" for name in runs if name not in plan.runs}
     plan.folders += _abandoned(store)
-    for prefix in [*sorted(_stage_folders(store) - used_stages), *sorted(mine - used_models), *sorted(told - kept)]:
+    for prefix in sorted(((_stage_folders(store) | own_models) - _referred(remaining)) | (told - kept)):
         folder = Garbage(prefix, tuple(store.list(prefix)))
         if folder.entries:
             plan.folders.append(folder)
@@ -101,8 +99,7 @@ def carry_out(store: Store, plan: GcPlan) -> int:
         store.delete(f"runs/{run}.json")
     freed = 0
     for folder in plan.folders:
-        used_stages, used_models = _referred(_runs(store).values())
-        if folder.prefix in used_stages | used_models:
+        if folder.prefix in _referred(_runs(store).values()):
             LOG.info("kept %s: a run that began meanwhile refers to it", folder.prefix)
             continue
         _delete(store, folder)
@@ -152,18 +149,14 @@ def _runs(store: Store) -> dict[str, _Run]:
 
 
 def _run(lock: dict[str, Any]) -> _Run:
-    stages = frozenset(f"stages/{stage['kind']}/{stage['fingerprint']}" for stage in lock["stages"].values())
-    models = frozenset(f"models/{name.split('@')[0]}/{revision}" for name, revision in lock["hub_models"].items())
-    return _Run(lock["created"], stages, models)
+    stages = {f"stages/{stage['kind']}/{stage['fingerprint']}" for stage in lock["stages"].values()}
+    models = {f"models/{name.split('@')[0]}/{revision}" for name, revision in lock["hub_models"].items()}
+    return _Run(lock["created"], frozenset(stages | models))
 
 
-def _referred(runs: Iterable[_Run]) -> tuple[frozenset[str], frozenset[str]]:
-    """The stage folders and the model folders that runs refer to."""
-    listed = list(runs)
-    return (
-        frozenset().union(*(run.stages for run in listed)),
-        frozenset().union(*(run.models for run in listed)),
-    )
+def _referred(runs: Iterable[_Run]) -> frozenset[str]:
+    """The folders that runs refer to."""
+    return frozenset().union(*(run.folders for run in runs))
 
 
 def _protected(store: Store, runs: dict[str, _Run]) -> dict[str, str]:
@@ -174,14 +167,14 @@ def _protected(store: Store, runs: dict[str, _Run]) -> dict[str, str]:
             promotion = orjson.loads(store.read(f"promotions/{recipe}/{name}"))
             if promotion.get("run") in runs:
                 protected[promotion["run"]] = f"promotion {name.removesuffix('.json')} of {recipe} is its model"
-    living = _living(store, {prefix for run in runs.values() for prefix in run.stages})
+    living = _living(store, _referred(runs.values()))
     for name, run in runs.items():
-        for prefix in sorted(run.stages & living.keys()):
+        for prefix in sorted(run.folders & living.keys()):
             protected[name] = f"its stage {living[prefix]!r} runs now"
     return protected
 
 
-def _living(store: Store, prefixes: set[str]) -> dict[str, str]:
+def _living(store: Store, prefixes: frozenset[str]) -> dict[str, str]:
     """The stage folders that a process works on, with the stage's name.
 
     Their clock may be hours off ours: progress that is not of this minute by our clock is looked at a second time.
@@ -203,8 +196,7 @@ def _living(store: Store, prefixes: set[str]) -> dict[str, str]:
 
 def _running(store: Store, prefix: str) -> list[dict[str, Any]]:
     """The progress records under a stage folder that say `running`; those of killed processes do, too."""
-    records = [orjson.loads(store.read(entry.key)) for entry in store.list(f"{prefix}/progress")]
-    return [record for record in records if record.get("state") == "running"]
+    return [record for record in read_progress(store, prefix) if record.get("state") == "running"]
 
 
 def seconds_of(age: str) -> float:

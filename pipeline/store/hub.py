@@ -6,24 +6,33 @@ died goes on with the files that are missing.
 """
 
 import fnmatch
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
 
 from pipeline.errors import Trouble, UserError
 from pipeline.recipe.known_models import check_model_id
-from pipeline.store.commit import dumped
-from pipeline.store.hub_client import HubFile, HubRevision, RepositoryKind, download, hub_endpoint, look_up
+from pipeline.store.commit import create_json
+from pipeline.store.disk import require_room
+from pipeline.store.hub_client import (
+    CheckedStream,
+    HubFile,
+    HubRevision,
+    RepositoryKind,
+    WriteFailed,
+    download,
+    hub_endpoint,
+    look_up,
+)
 from pipeline.store.objects import Store
+from pipeline.store.retry import is_passing
 from pipeline.store.shards import Part
-from pipeline.store.streams import WriteFailed, stream_to
 
 MANIFEST = "_MANIFEST.json"
 FOLDERS: dict[RepositoryKind, str] = {"model": "models", "dataset": "datasets"}
@@ -108,13 +117,16 @@ def mirrors(store: Store, repository: str, kind: RepositoryKind = "model") -> li
 
 
 def _standing(store: Store, kind: RepositoryKind, repository: str, commit: str) -> MirroredModel | None:
+    prefix = f"{FOLDERS[kind]}/{repository}/{commit}"
     try:
-        raw = orjson.loads(store.read(f"{FOLDERS[kind]}/{repository}/{commit}/{MANIFEST}"))
+        return _mirrored(store, prefix, orjson.loads(store.read(f"{prefix}/{MANIFEST}")))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _mirrored(store: Store, prefix: str, raw: dict[str, Any]) -> MirroredModel:
     parts = [Part(**part) for part in raw["files"]]
-    url = f"{store.url}/{FOLDERS[kind]}/{repository}/{commit}"
-    return MirroredModel(repository, commit, parts, url, raw["requested"], raw["licence"])
+    return MirroredModel(raw["id"], raw["revision"], parts, f"{store.url}/{prefix}", raw["requested"], raw["licence"])
 
 
 def mirror(
@@ -134,26 +146,21 @@ def mirror(
     if kind == "model":
         check_model_id(repository)
     wanted = revision or named or "main"
-    standing = _standing(store, kind, repository, wanted) if len(wanted) == 40 else None
-    if standing is not None:
+    if len(wanted) == 40 and (standing := _standing(store, kind, repository, wanted)) is not None:
         return standing
     found = look_up(repository, kind, wanted)
-    standing = _standing(store, kind, repository, found.commit)
-    if standing is not None:
+    if (standing := _standing(store, kind, repository, found.commit)) is not None:
         return standing
     files = chosen_files(found)
     prefix = f"{FOLDERS[kind]}/{repository}/{found.commit}"
-    _check_room(store, sum(file.bytes for file in files))
+    if store.is_local:
+        require_room(Path(store.root), sum(file.bytes for file in files), "Free disk space or use another --store")
     parts = _copy(store, found, files, prefix, concurrency, report)
     document = {
         "kind": kind, "id": repository, "revision": found.commit, "requested": wanted, "licence": found.licence,
-        "endpoint": hub_endpoint(), "files": [part.plain() for part in parts], "fetched": time.time(),
+        "endpoint": hub_endpoint(), "files": parts, "fetched": time.time(),
     }  # fmt: skip
-    store.create(f"{prefix}/{MANIFEST}", dumped(document))
-    done = _standing(store, kind, repository, found.commit)
-    if done is None:
-        raise Trouble(f"{prefix}: the manifest cannot be read back")
-    return done
+    return _mirrored(store, prefix, create_json(store, f"{prefix}/{MANIFEST}", document))
 
 
 def chosen_files(revision: HubRevision) -> list[HubFile]:
@@ -187,19 +194,6 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(PurePosixPath(name).name, pattern) for pattern in patterns)
 
 
-def _check_room(store: Store, needed_bytes: int) -> None:
-    if not store.is_local:
-        return
-    folder = store._temporary(b"")
-    free = shutil.disk_usage(folder).free
-    folder.unlink()
-    if free < needed_bytes:
-        raise UserError(
-            f"{needed_bytes / 2**30:.1f} GiB do not fit {store.url}: {free / 2**30:.1f} GiB are free",
-            "Free disk space or use another --store",
-        )
-
-
 def _copy(
     store: Store, found: HubRevision, files: list[HubFile], prefix: str, concurrency: int, report: Report | None
 ) -> list[Part]:
@@ -226,18 +220,22 @@ def _copy(
 
 
 def _copied(store: Store, found: HubRevision, file: HubFile, key: str, tries: int = 3) -> str:
-    """Stream one file in and give its sha256; written again from its start when the store failed or bytes differ."""
-    trouble = ""
+    """Stream one file in and give its sha256; written again from its start when the store failed or bytes differ.
+
+    Memory: a few blocks of the store. A file whose check fails, or whose writer dies, never appears.
+    """
+    trouble: Exception | None = None
     for _ in range(tries):
         try:
-            with stream_to(store, key, file.bytes) as stream:
-                download(found.id, found.kind, found.commit, file, stream)
-                trouble = file.mismatch(stream) or ""
-                if trouble:
-                    raise WriteFailed(trouble)
+            with store.incoming(key) as target:
+                stream = CheckedStream(target, file)
+                download(found, file, stream)
+                stream.check()
             return stream.sha256.hexdigest()
-        except WriteFailed as failure:
-            trouble = str(failure)
+        except Exception as error:
+            if not isinstance(error, WriteFailed) and not is_passing(error):
+                raise
+            trouble = error
     raise Trouble(f"cannot mirror {found.id}/{file.name}: {trouble}", f"{tries} tries ended so; run the fetch again")
 
 

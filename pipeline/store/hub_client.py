@@ -4,19 +4,23 @@ The token comes from HF_TOKEN in the environment or `.env`, is never stored or l
 redirect to another host drops it). HF_ENDPOINT points elsewhere.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.errors import HanforgeError, UserError
 from pipeline.recipe.known_models import near_model_ids
 from pipeline.store.retry import retried
-from pipeline.store.streams import CheckedStream
 
 RepositoryKind = Literal["model", "dataset"]
 CONNECTION_TRIES = 3  # without a network somebody waits seconds, not the store's whole patience
 PATHS: dict[RepositoryKind, str] = {"model": "", "dataset": "datasets/"}
+
+
+class WriteFailed(HanforgeError):
+    """The file did not arrive as it should: it has to be written again from its start."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,41 @@ class HubFile:
     sha256: str | None
     git_sha1: str | None
 
-    def mismatch(self, stream: CheckedStream) -> str | None:
-        """How what came differs from what the Hub promised, or None."""
-        if stream.bytes != self.bytes:
-            return f"{stream.bytes} bytes instead of {self.bytes}"
-        if self.sha256 is not None and stream.sha256.hexdigest() != self.sha256:
-            return f"sha256 {stream.sha256.hexdigest()} instead of {self.sha256}"
-        if self.git_sha1 is not None and stream.git_sha1.hexdigest() != self.git_sha1:
-            return f"git blob {stream.git_sha1.hexdigest()} instead of {self.git_sha1}"
-        return None
+
+class CheckedStream:
+    """What a downloader writes to: counts and hashes every byte of `file` on its way into the store.
+
+    git's id of a file is the sha1 of "blob SIZE\\0" and its content.
+    """
+
+    def __init__(self, target: IO[bytes], file: HubFile) -> None:
+        self.bytes = 0
+        self.sha256 = hashlib.sha256()
+        self._git_sha1 = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
+        self._target = target
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        """Pass one chunk on. Raises WriteFailed when the store does not take it."""
+        try:
+            self._target.write(data)
+        except Exception as error:
+            raise WriteFailed(f"the store refused a block after {self.bytes} bytes: {error}") from error
+        self.bytes += len(data)
+        self.sha256.update(data)
+        self._git_sha1.update(data)
+        return len(data)
+
+    def check(self) -> None:
+        """Raise WriteFailed when what came is not what the Hub promised."""
+        file = self._file
+        for what, came, promised in (
+            ("bytes", self.bytes, file.bytes),
+            ("sha256", self.sha256.hexdigest(), file.sha256),
+            ("git blob", self._git_sha1.hexdigest(), file.git_sha1),
+        ):
+            if promised is not None and came != promised:
+                raise WriteFailed(f"{what} {came} instead of {promised}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,7 @@ def look_up(repository: str, kind: RepositoryKind, revision: str) -> HubRevision
     return retried(f"cannot ask the Hub about {repository}", ask)
 
 
-def download(repository: str, kind: RepositoryKind, commit: str, file: HubFile, stream: CheckedStream) -> None:
+def download(found: HubRevision, file: HubFile, stream: CheckedStream) -> None:
     """Stream one file into `stream`, going on where a cut connection left it. Does not compare checksums.
 
     Raises UserError when access is refused, Trouble when the Hub fails for longer than the retries.
@@ -104,7 +134,7 @@ def download(repository: str, kind: RepositoryKind, commit: str, file: HubFile, 
     from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()
-    url = hf_hub_url(repository, file.name, repo_type=kind, revision=commit, endpoint=hub_endpoint())
+    url = hf_hub_url(found.id, file.name, repo_type=found.kind, revision=found.commit, endpoint=hub_endpoint())
     headers = {**build_hf_headers(token=hub_token(), library_name="hanforge"), "Accept-Encoding": "identity"}
     sink: Any = stream
 
@@ -112,10 +142,10 @@ def download(repository: str, kind: RepositoryKind, commit: str, file: HubFile, 
         try:
             http_get(url, sink, resume_size=stream.bytes, headers=headers, expected_size=file.bytes)
         except Exception as error:
-            raise explained(error, repository, kind, commit) from error
+            raise explained(error, found.id, found.kind, found.commit) from error
 
     if file.bytes:
-        retried(f"cannot download {repository}/{file.name}", go_on)
+        retried(f"cannot download {found.id}/{file.name}", go_on)
 
 
 def explained(error: Exception, repository: str, kind: RepositoryKind, revision: str) -> Exception:

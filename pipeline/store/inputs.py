@@ -9,23 +9,26 @@ import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
-
-from pipeline.errors import UserError
-from pipeline.store.credentials import taking_up
-from pipeline.store.objects import S3_OPTIONS, normal_url
+from pipeline.errors import Trouble, UserError
+from pipeline.store.disk import file_sha256
+from pipeline.store.objects import Store, filesystem_of, normal_url
 from pipeline.store.retry import retried
-from pipeline.store.shards import file_sha256
+from pipeline.store.shards import Part
 
 T = TypeVar("T")
 
 MAGIC = "*?["
+SHA256 = "sha256:"
+
+
+class Damaged(Trouble):
+    """An object is there and is not what its manifest says."""
 
 
 class MissingInput(UserError):
@@ -41,16 +44,45 @@ class SourceFile:
     bytes: int
     tag: str
 
+    @property
+    def local(self) -> Path | None:
+        """Where it lies on this machine; None when it lies elsewhere."""
+        return Path(self.url.removeprefix("file://")) if self.url.startswith("file://") else None
+
     def open(self) -> "IO[builtins.bytes]":
         """The raw bytes as a stream (still compressed when the file is)."""
-        filesystem, path = _filesystem(self.url)
-        return _retried(f"cannot open {self.url}", filesystem, lambda: filesystem.open(path, "rb"))
+        return self._do("open", lambda filesystem, path: filesystem.open(path, "rb"))
 
     def read_range(self, start: int, end: int) -> builtins.bytes:
-        """Bytes `start` to `end` (exclusive)."""
-        filesystem, path = _filesystem(self.url)
-        what = f"cannot read {self.url}"
-        return _retried(what, filesystem, lambda: bytes(filesystem.cat_file(path, start=start, end=end)))
+        """Bytes `start` to `end` (exclusive); none where that is no range."""
+        if end <= start:
+            return b""
+        return self._do("read", lambda filesystem, path: bytes(filesystem.cat_file(path, start=start, end=end)))
+
+    def download(self, target: Path) -> None:
+        """Copy it to a local file, compared with its identity as far as that tells; Damaged when it is not the same."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._do("read", lambda filesystem, path: filesystem.get_file(path, str(target)))
+        size = target.stat().st_size
+        if size != self.bytes or (self.tag.startswith(SHA256) and SHA256 + file_sha256(target) != self.tag):
+            raise Damaged(f"{self.url} is not what its manifest says: {size} bytes", "Run it again")
+
+    def _do(self, verb: str, call: Callable[[Any, str], T]) -> T:
+        filesystem, path = filesystem_of(self.url)
+        return retried(f"cannot {verb} {self.url}", lambda: call(filesystem, path), filesystem)
+
+
+def stored_files(store: Store, parts: Iterable[Part]) -> list[SourceFile]:
+    """The parts of a stage's output as files that anybody can open; rows' parts are called by their place."""
+    return [
+        SourceFile(
+            part.name or f"{position:05d}-{part.key.rsplit('-', 1)[-1]}",
+            f"{store.url}/{part.key}",
+            part.bytes,
+            SHA256 + part.sha256,
+        )
+        for position, part in enumerate(parts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -78,8 +110,7 @@ class Source:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, the way a run's lock keeps it."""
-        files = [{"name": f.name, "url": f.url, "bytes": f.bytes, "tag": f.tag} for f in self.files]
-        return {"url": self.url, "digest": self.digest, "files": files}
+        return {"url": self.url, "digest": self.digest, "files": [asdict(file) for file in self.files]}
 
 
 def source_from(record: dict[str, Any]) -> Source:
@@ -89,9 +120,9 @@ def source_from(record: dict[str, Any]) -> Source:
 
 def look_at(url: str, name: str) -> Source:
     """List a file, a folder or a glob; `name` is what the recipe calls it. UserError when missing or empty."""
-    url = normal_url(url) if not any(mark in url for mark in MAGIC) else _normal_glob(url)
-    filesystem, path = _filesystem(url)
-    found, base = _retried(f"cannot list {url}", filesystem, lambda: _listed(filesystem, path))
+    url = normal_url(url)
+    filesystem, path = filesystem_of(url)
+    found, base = retried(f"cannot list {url}", lambda: _listed(filesystem, path), filesystem)
     items = [
         (item, info)
         for item, info in sorted(found.items())
@@ -100,7 +131,7 @@ def look_at(url: str, name: str) -> Source:
     with ThreadPoolExecutor() as pool:
         tags = list(pool.map(lambda entry: _tag(url, *entry), items))
     files = [
-        SourceFile(_relative(item, base), _url(url, item), int(info["size"] or 0), tag)
+        SourceFile(item[len(base) :].lstrip("/"), f"{urlsplit(url).scheme}://{item}", int(info["size"] or 0), tag)
         for (item, info), tag in zip(items, tags, strict=True)
     ]
     if not files:
@@ -123,10 +154,6 @@ def check_unchanged(files: Iterable[SourceFile]) -> None:
             )
 
 
-def _retried(what: str, filesystem: Any, call: Callable[[], T]) -> T:
-    return retried(what, lambda: taking_up(filesystem, call))
-
-
 def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], str]:
     """What is at the path: {full path: info}, and the folder that names are relative to."""
     if any(mark in path for mark in MAGIC):
@@ -138,10 +165,6 @@ def _listed(filesystem: Any, path: str) -> tuple[dict[str, Any], str]:
         return filesystem.find(path, detail=True), path
     except FileNotFoundError:
         return {}, path
-
-
-def _relative(item: str, base: str) -> str:
-    return item[len(base) :].lstrip("/")
 
 
 def _tag(url: str, path: str, info: dict[str, Any]) -> str:
@@ -159,22 +182,4 @@ def _tag(url: str, path: str, info: dict[str, Any]) -> str:
 @lru_cache(1 << 16)
 def _content_tag(path: str, *state: int) -> str:
     """The content's identity, computed once a process as long as size, times and inode stay what they are."""
-    return f"sha256:{file_sha256(Path(path))}"
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    scheme = urlsplit(url).scheme
-    options = (
-        {key: value for key, value in S3_OPTIONS.items() if key != "skip_instance_cache"} if scheme == "s3" else {}
-    )
-    filesystem = fsspec.filesystem(scheme, **options)
-    return filesystem, filesystem._strip_protocol(url)
-
-
-def _url(source: str, path: str) -> str:
-    scheme = urlsplit(source).scheme
-    return f"file://{path}" if scheme == "file" else f"{scheme}://{path}"
-
-
-def _normal_glob(url: str) -> str:
-    return url if "://" in url else f"file://{Path(url).expanduser().absolute()}"
+    return SHA256 + file_sha256(Path(path))

@@ -44,9 +44,9 @@ class Lease:
         while not self.adopted:
             standing = self._standing()
             if standing is not None and not self._is_over(standing):
+                LOG.info("%s: another process writes (epoch %d); waiting for it", self._directory.prefix, standing)
                 self._wait_for(standing)
-                continue
-            if self._take((standing or 0) + 1):
+            if not self.adopted and self._take((standing or 0) + 1):
                 break
         return self
 
@@ -83,24 +83,20 @@ class Lease:
     def _wait_for(self, epoch: int) -> None:
         """Return when the holder of `epoch` is gone, released, still for too long, or has finished the stage."""
         seen, since = self._heartbeat(epoch), time.monotonic()
-        LOG.info("%s: another process writes (epoch %d); waiting for it", self._directory.prefix, epoch)
-        while time.monotonic() - since < lease_seconds():
+        while self._standing() == epoch and not self._is_over(epoch) and time.monotonic() - since < lease_seconds():
             self._stop.raise_if_requested()
             if self._directory.manifest() is not None:
                 self.adopted = True
                 return
-            if self._standing() != epoch or self._is_over(epoch):
-                return
+            self._stop.wait(min(1.0, lease_seconds() / 10))
             beat = self._heartbeat(epoch)
             if beat != seen:
                 seen, since = beat, time.monotonic()
-            self._stop.wait(min(1.0, lease_seconds() / 10))
-        self._directory.store.put(self._key(epoch, "lost"), b"{}")
 
     def _is_over(self, epoch: int) -> bool:
-        """Released, given up as lost, or held by a process of this machine that no longer lives."""
+        """Released, or held by a process of this machine that no longer lives."""
         store = self._directory.store
-        if store.exists(self._key(epoch, "released")) or store.exists(self._key(epoch, "lost")):
+        if store.exists(self._key(epoch, "released")):
             return True
         return not may_live(orjson.loads(store.read(self._key(epoch)))["process"])
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.recipe import models
 from pipeline.recipe.references import is_hub_id
-from pipeline.store.cache import staged, staged_source
-from pipeline.store.inputs import Source, look_at
+from pipeline.store.cache import staged
+from pipeline.store.hub import resolve_model
+from pipeline.store.inputs import SourceFile, look_at, stored_files
 from pipeline.store.objects import Store
 from pipeline.store.promotions import newest_promotion
 from pipeline.store.runs import RunLock, find_run
-from pipeline.store.shards import Part
-from pipeline.store.stage import check_gate
+from pipeline.store.standing import check_gate
 from pipeline.store.status import require_done
 
 
@@ -21,15 +21,13 @@ class NamedModel:
     """What a MODEL word means: the files of a checkpoint or adapter, and where they come from."""
 
     label: str
-    store: Store
-    parts: tuple[Part, ...] = ()
-    source: Source | None = None
+    files: list[SourceFile]
     lock: RunLock | None = None
     stage: str | None = None
 
     def path(self) -> Path:
         """A local folder with the files, checked against their checksums."""
-        return staged_source(self.source) if self.source is not None else staged(self.store, list(self.parts))
+        return staged(self.files)
 
 
 def named_model(store: Store, word: str) -> NamedModel:
@@ -40,12 +38,10 @@ def named_model(store: Store, word: str) -> NamedModel:
             store, f"{promotion['run']}:{promotion['stage']}", f"promotion {promotion['n']} of {promotion['recipe']}"
         )
     if "://" in word or word.startswith((".", "/", "~")) or Path(word).is_dir():
-        return NamedModel(word, store, source=look_at(word, word))
+        return NamedModel(word, list(look_at(word, word).files))
     if is_hub_id(word):
-        from pipeline.store.hub import resolve_model
-
         model = resolve_model(store, word)
-        return NamedModel(f"{word}@{model.revision}", store, parts=tuple(model.parts))
+        return NamedModel(f"{word}@{model.revision}", stored_files(store, model.parts))
     if ":" in word:
         return run_output(store, word, word)
     raise UserError(
@@ -66,4 +62,4 @@ def run_output(store: Store, word: str, label: str) -> NamedModel:
     output = output or next(iter(outputs))
     if output not in outputs:
         raise UserError(f"{word!r}: stage {stage!r} has no output {output!r}; {models.nearest(output, list(outputs))}")
-    return NamedModel(label, store, parts=tuple(manifest.outputs[output]), lock=lock, stage=stage)
+    return NamedModel(label, stored_files(store, manifest.outputs[output]), lock, stage)

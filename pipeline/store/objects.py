@@ -5,25 +5,29 @@ policy of `retry.py` and ends as `Trouble` when that is spent.
 """
 
 import errno
-import os
+import logging
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 
 from pipeline.errors import UserError
-from pipeline.store.credentials import taking_up
+from pipeline.store.disk import appearing
 from pipeline.store.retry import retried
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+BLOCK_BYTES = 16 * 2**20  # one part of a multi-part upload; 10,000 of them allow objects of 160 GB
+INCOMPLETE = ".incomplete"  # where files of a local store grow
 
 S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,
-    "skip_instance_cache": True,
     "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}},
 }
 
@@ -46,11 +50,10 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = normal_url(url)
         self.exclusive = True  # whether create-only writes are real; `probe.py` finds out
-        protocol = urlsplit(self.url).scheme
-        options = S3_OPTIONS if protocol == "s3" else {}
-        self.filesystem: Any = fsspec.filesystem(protocol, **options)
-        self.root: str = self.filesystem._strip_protocol(self.url).rstrip("/")
-        self.is_local = protocol == "file"
+        self.filesystem, path = filesystem_of(self.url, skip_instance_cache=True)
+        self.root = path.rstrip("/")
+        self.is_local = self.url.startswith("file://")
+        self._made: dict[Entry, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.url, self.exclusive)
@@ -62,10 +65,6 @@ class Store:
     def read(self, key: str) -> bytes:
         """The whole object; FileNotFoundError when there is none."""
         return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path)))
-
-    def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes `start` to `end` (exclusive) of the object."""
-        return self._do("read", key, lambda path: bytes(self.filesystem.cat_file(path, start=start, end=end)))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write the object if nobody has: True when `data` is what stands there now, False when others' bytes do.
@@ -86,10 +85,31 @@ class Store:
     def upload(self, key: str, local: Path) -> None:
         """Copy a local file to an object with a unique name, in parts when it is large."""
         local.stat()  # a missing local file is the caller's mistake and is not retried
+        self._do("write", key, lambda path: self._copy_in(path, local))
+
+    @contextmanager
+    def incoming(self, key: str) -> Iterator[IO[bytes]]:
+        """A stream into an object that appears when the block ends well, and not at all otherwise; nothing is retried.
+
+        Memory: one block. (A killed multi-part upload leaves parts that no listing shows; a bucket's lifecycle rule for
+        incomplete uploads removes them.)
+        """
         if self.is_local:
-            self._do("write", key, lambda path: self._copy_in(path, local))
-        else:
-            self._do("write", key, lambda path: self.filesystem.put_file(str(local), path))
+            with self._appearing(self.path(key)) as out:
+                yield out
+            return
+        target = self.filesystem.open(self.path(key), "wb", block_size=BLOCK_BYTES, autocommit=False)
+        try:
+            yield target
+            target.close()
+            target.commit()
+        except BaseException:
+            target.closed = True  # or its finaliser would upload what is left in the buffer
+            try:
+                target.discard()
+            except Exception as error:  # noqa: BLE001 - the first failure is what counts
+                LOG.warning("cannot discard the unfinished upload of %s: %s", key, error)
+            raise
 
     def download(self, key: str, local: Path) -> None:
         """Copy an object to a local file, which may be incomplete when this raises."""
@@ -102,51 +122,44 @@ class Store:
         s3fs gives the folder itself when its first object appears between two of its requests: that is left out.
         """
 
-        def find(path: str) -> Entries:
-            try:
-                found = self.filesystem.find(path, detail=True)
-            except FileNotFoundError:
-                return []
-            start = len(self.root) + 1
-            files = sorted((name, info) for name, info in found.items() if info["type"] == "file")
-            return [Entry(name[start:], int(info["size"] or 0)) for name, info in files]
-
-        return self._do("list", prefix, find)
+        found: dict[str, Any] = self._found("list", prefix, lambda path: self.filesystem.find(path, detail=True), {})
+        start = len(self.root) + 1
+        files = sorted((name, info) for name, info in found.items() if info["type"] == "file")
+        return [Entry(name[start:], int(info["size"] or 0)) for name, info in files]
 
     def folders(self, prefix: str) -> Names:
         """The names one level below `prefix`, sorted."""
+        paths: Names = self._found("list", prefix, lambda path: self.filesystem.ls(path, detail=False), [])
+        return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths})
 
-        def names(path: str) -> Names:
-            try:
-                return sorted(
-                    {str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.filesystem.ls(path, detail=False)}
-                )
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-
-        return self._do("list", prefix, names)
+    def info(self, key: str) -> dict[str, Any]:
+        """What the filesystem tells of the object (type, size, times); empty when there is none."""
+        return self._found("look up", key, lambda path: dict(self.filesystem.info(path)), {})
 
     def exists(self, key: str) -> bool:
         """Whether the object is there now."""
-
-        def look(path: str) -> bool:
-            try:
-                return bool(self.filesystem.info(path)["type"] == "file")  # isfile() takes any trouble for a no
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-
-        return self._do("look up", key, look)
+        return self.info(key).get("type") == "file"  # the filesystem's isfile() takes any trouble for a no
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when it is gone already."""
+        self._found("delete", key, self.filesystem.rm_file, None)
 
-        def remove(path: str) -> None:
-            try:
-                self.filesystem.rm_file(path)
-            except FileNotFoundError:
-                return
+    def read_once(self, entry: Entry, make: Callable[[bytes], T]) -> T:
+        """`make` of an object that is never changed, kept as long as this store; nobody may change what it gives.
 
-        self._do("delete", key, remove)
+        The size is part of the name: a segment whose writer lost the store's answer is written again, longer.
+        """
+        if entry not in self._made:
+            self._made[entry] = make(self.read(entry.key))
+        made: T = self._made[entry]
+        return made
+
+    def _found(self, verb: str, key: str, call: Callable[[str], T], otherwise: T) -> T:
+        """What the call gives; `otherwise` when nothing lies there."""
+        try:
+            return self._do(verb, key, call)
+        except (FileNotFoundError, NotADirectoryError):
+            return otherwise
 
     def _do(self, verb: str, key: str, call: Callable[[str], T]) -> T:
         def once() -> Any:
@@ -158,7 +171,7 @@ class Store:
                 # no bucket, or an upload that a lost answer had completed already: no missing object, try again
                 raise OSError(f"{type(error).__name__}: {error}") from error
 
-        result: T = retried(f"cannot {verb} {self.url}/{key}", lambda: taking_up(self.filesystem, once))
+        result: T = retried(f"cannot {verb} {self.url}/{key}", once, self.filesystem)
         return result
 
     def _create(self, path: str, data: bytes) -> None:
@@ -167,7 +180,8 @@ class Store:
                 raise FileExistsError(path)
             self._write_whole(path, data)
         elif self.is_local:
-            self._link_in(path, data)
+            with self._appearing(path, create=True) as out:
+                out.write(data)
         else:
             try:
                 self.filesystem.pipe_file(path, data, mode="create")
@@ -176,60 +190,36 @@ class Store:
                     raise FileExistsError(path) from error
                 raise
 
-    def _link_in(self, path: str, data: bytes) -> None:
-        temporary = self._temporary(data)
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            os.link(temporary, path)
-        finally:
-            temporary.unlink()
-
     def _write_whole(self, path: str, data: bytes) -> None:
         if not self.is_local:
             self.filesystem.pipe_file(path, data)
             return
-        self._move_in(path, self._temporary(data))
+        with self._appearing(path) as out:
+            out.write(data)
 
     def _copy_in(self, path: str, local: Path) -> None:
-        temporary = self._temporary(b"")
-        try:
-            with local.open("rb") as source, temporary.open("wb") as target:
-                while block := source.read(1 << 24):
-                    target.write(block)
-                target.flush()
-                os.fsync(target.fileno())
-        except OSError:  # a full disk is not left fuller
-            temporary.unlink(missing_ok=True)
-            raise
-        self._move_in(path, temporary)
+        if not self.is_local:
+            self.filesystem.put_file(str(local), path)
+            return
+        with local.open("rb") as source, self._appearing(path) as out:
+            shutil.copyfileobj(source, out, 1 << 24)
 
-    def _move_in(self, path: str, temporary: Path) -> None:
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _temporary(self, data: bytes) -> Path:
-        """A complete, synced file on the store's own disk, outside every listing that anybody makes."""
-        folder = Path(self.root) / ".incomplete"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / uuid.uuid4().hex
-        try:
-            with temporary.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
+    def _appearing(self, path: str, create: bool = False) -> AbstractContextManager[IO[bytes]]:
+        """A file of a local store; it grows on the store's own disk, outside every listing that anybody makes."""
+        return appearing(Path(path), Path(self.root) / INCOMPLETE / uuid.uuid4().hex, create)
 
 
 def _reopen(url: str, exclusive: bool) -> Store:
     store = Store(url)
     store.exclusive = exclusive
     return store
+
+
+def filesystem_of(url: str, **options: Any) -> tuple[Any, str]:
+    """The fsspec filesystem behind a URL, and the path there."""
+    scheme = urlsplit(url).scheme
+    filesystem = fsspec.filesystem(scheme, **(S3_OPTIONS if scheme == "s3" else {}), **options)
+    return filesystem, str(filesystem._strip_protocol(url))
 
 
 def normal_url(url: str) -> str:

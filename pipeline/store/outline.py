@@ -4,13 +4,10 @@ What can be seen to be wrong from an outline is found before the first stage of 
 large files are links; from elsewhere they are empty files of the right size.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.references import StageReference, is_hub_id
-from pipeline.store.hub import resolve_model
 from pipeline.store.stage import Stage
 
 READ = (".json", ".jinja")
@@ -23,40 +20,17 @@ class Outlined(Stage):
     def model_path(self, reference: Any, only: Sequence[str] = ()) -> Path:
         """A folder of this process's own with the outline; same errors as the real one where it can know them."""
         folder = self.scratch() / f"outline-{len(self.shown)}"
-        for name, size, local, read in self._files(reference):
-            if only and name not in only:
+        for file in self.files(reference):
+            if only and file.name not in only:
                 continue
-            target = folder / name
+            target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if local is not None:
-                target.symlink_to(local)
-            elif name.endswith(READ) and size <= READ_BYTES:
-                target.write_bytes(read())
+            if file.local is not None:
+                target.symlink_to(file.local)
+            elif file.name.endswith(READ) and file.bytes <= READ_BYTES:
+                target.write_bytes(file.read_range(0, file.bytes))
             else:
-                with target.open("wb") as file:
-                    file.truncate(size)
+                with target.open("wb") as out:
+                    out.truncate(file.bytes)
         self.shown[str(folder)] = self.place(reference)
         return folder
-
-    def _files(self, reference: Any) -> list[tuple[str, int, Path | None, Callable[[], bytes]]]:
-        """Name, bytes, path on this disk if it lies here, and how to read it, of each file."""
-        if isinstance(reference, StageReference) or is_hub_id(reference):
-            parts = (
-                self.parts(reference)
-                if isinstance(reference, StageReference)
-                else resolve_model(self.store, reference.split("@")[0], self.lock.hub_models[reference]).parts
-            )
-            return [
-                (part.name, part.bytes, self._local(part.key), partial(self.store.read, part.key)) for part in parts
-            ]
-        return [
-            (file.name, file.bytes, _here(file.url), partial(file.read_range, 0, file.bytes))
-            for file in self.source(reference).files
-        ]
-
-    def _local(self, key: str) -> Path | None:
-        return Path(self.store.path(key)) if self.store.is_local else None
-
-
-def _here(url: str) -> Path | None:
-    return Path(url.removeprefix("file://")) if url.startswith("file://") else None

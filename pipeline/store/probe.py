@@ -7,9 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.store.credentials import causes, refusal
 from pipeline.store.objects import Store
-from pipeline.store.retry import is_passing, retried
+from pipeline.store.retry import causes, is_passing, refusal, retried
 
 LOG = logging.getLogger(__name__)
 

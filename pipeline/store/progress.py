@@ -13,7 +13,7 @@ import orjson
 
 from pipeline.errors import HanforgeError
 from pipeline.store.commit import StageDirectory, dumped
-from pipeline.store.immutable import read_once
+from pipeline.store.objects import Store
 
 LOG = logging.getLogger(__name__)
 
@@ -125,11 +125,16 @@ class MetricsWriter:
         self._lines.clear()
 
 
+def read_progress(store: Store, prefix: str) -> list[dict[str, Any]]:
+    """What every worker of a stage's folder told last."""
+    return [orjson.loads(store.read(entry.key)) for entry in store.list(f"{prefix}/progress")]
+
+
 def read_metrics(directory: StageDirectory) -> list[dict[str, Any]]:
     """Every metrics record of a stage, from all its processes, oldest first."""
     lines: list[dict[str, Any]] = []
     for entry in directory.store.list(directory.key("metrics")):
-        lines.extend(read_once(directory.store, entry, _records))
+        lines.extend(directory.store.read_once(entry, _records))
     return sorted(lines, key=lambda record: float(record["time"]))
 
 

@@ -8,7 +8,6 @@ import orjson
 
 from pipeline.errors import UserError
 from pipeline.store.commit import StageDirectory
-from pipeline.store.immutable import read_once
 from pipeline.store.objects import Entry, Store
 
 Promotion = dict[str, Any]
@@ -66,5 +65,5 @@ def _stem(entry: Entry) -> str:
 
 
 def _read(store: Store, entry: Entry) -> Promotion:
-    record: Promotion = read_once(store, entry, orjson.loads)
+    record: Promotion = store.read_once(entry, orjson.loads)
     return record

@@ -7,14 +7,16 @@ when an input's identity changed.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import orjson
 
 from pipeline.errors import UserError
 from pipeline.recipe import models
+from pipeline.recipe.fields import Closed
 from pipeline.recipe.fingerprint import fingerprint
 from pipeline.recipe.kinds import AnySettings
 from pipeline.recipe.load import Document, validated
@@ -22,14 +24,13 @@ from pipeline.recipe.profiles import Execution, execution, profile_names, profil
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.store.commit import StageDirectory
 from pipeline.store.hub import NotMirrored, resolve_model
-from pipeline.store.inputs import MissingInput, Source, look_at, source_from
+from pipeline.store.inputs import MissingInput, Source, SourceFile, look_at, source_from, stored_files
 from pipeline.store.objects import Store
 
 LOCK_VERSION = 1
 
 
-@dataclass(frozen=True)
-class StageLock:
+class StageLock(Closed):
     """What a run says about one stage."""
 
     kind: str
@@ -61,24 +62,20 @@ class RunLock:
         self.settings(stage)
         return StageDirectory(store, self.stages[stage].kind, self.stages[stage].fingerprint)
 
+    def source(self, reference: InputReference | str) -> Source:
+        """What an input, path or URL held when the run was locked."""
+        source = self.inputs[reference_key(reference)]
+        return source.picked(reference.files) if isinstance(reference, InputReference) else source
+
     def plain(self) -> dict[str, Any]:
         """As JSON values, the document in the store."""
-        stages = {
-            name: {
-                "kind": s.kind,
-                "fingerprint": s.fingerprint,
-                "needs": list(s.needs),
-                "execution": s.execution.model_dump(),
-            }
-            for name, s in self.stages.items()
-        }
         return {
             "version": LOCK_VERSION,
             "run": self.run_id,
             "recipe": models.rendered(self.recipe),
             "inputs": {name: source.plain() for name, source in self.inputs.items()},
             "hub_models": self.hub_models,
-            "stages": stages,
+            "stages": {name: stage.model_dump() for name, stage in self.stages.items()},
             "created": self.created,
         }
 
@@ -137,8 +134,9 @@ def resolve(
                 raise
             absent[key] = str(error)
             inputs[key] = Source("", ())
-    stages = _stage_locks(recipe, inputs, hub_models, profile, profiles_file)
-    return RunLock("", recipe, inputs, hub_models, stages, time.time())
+    lock = RunLock("", recipe, inputs, hub_models, {}, time.time())
+    _lock_stages(lock, profile, profiles_file)
+    return lock
 
 
 def _source_of(
@@ -150,57 +148,59 @@ def _source_of(
     return look_at(url or f"{store.url}/inputs/{reference.input}", reference.input)
 
 
-def _stage_locks(
-    recipe: models.Recipe,
-    inputs: dict[str, Source],
-    hub_models: dict[str, str],
-    profile: str | None,
-    profiles_file: str | None,
-) -> dict[str, StageLock]:
-    edges = models.needs(recipe)
-    known = profiles(profiles_file)
-    names = profile_names({name: settings.profile for name, settings in recipe.stages.items()}, profile)
-    stages: dict[str, StageLock] = {}
-    for name in models.order(recipe):
-        settings = recipe.stages[name]
-        where = names[name]
+def _lock_stages(lock: RunLock, profile: str | None, profiles_file: str | None) -> None:
+    """Fill in the stages, each after those that its fingerprint is made of."""
+    edges, known = models.needs(lock.recipe), profiles(profiles_file)
+    names = profile_names({name: settings.profile for name, settings in lock.recipe.stages.items()}, profile)
+    for name in models.order(lock.recipe):
+        settings, where = lock.recipe.stages[name], names[name]
         if where not in known:
             raise UserError(f"stage {name!r}: unknown profile {where!r}; {models.nearest(where, list(known))}")
         runs_as = execution(
             known[where], getattr(settings, "precision", "auto"), getattr(settings, "attention", "auto")
         )
-        digest = fingerprint(settings, _identity_of(recipe, inputs, hub_models, stages), runs_as)
-        stages[name] = StageLock(settings.kind, digest, tuple(edges[name]), runs_as)
-    return stages
-
-
-def _identity_of(
-    recipe: models.Recipe, inputs: dict[str, Source], hub_models: dict[str, str], stages: dict[str, StageLock]
-) -> Callable[[Any], str]:
-    def identity(reference: Any) -> str:
-        if isinstance(reference, StageReference):
-            output = models.output_name(recipe.stages[reference.stage], reference)
-            return f"stage:{stages[reference.stage].fingerprint}/{output}"
-        key = reference_key(reference)
-        if key in hub_models:
-            return f"hub:{reference.split('@')[0]}@{hub_models[key]}"
-        source = inputs[key]
-        return f"input:{(source.picked(reference.files) if isinstance(reference, InputReference) else source).digest}"
-
-    return identity
+        digest = fingerprint(settings, partial(identity, lock), runs_as)
+        lock.stages[name] = StageLock(
+            kind=settings.kind, fingerprint=digest, needs=tuple(edges[name]), execution=runs_as
+        )
 
 
 def identity(lock: RunLock, reference: Any) -> str:
     """The fingerprint or digest behind a reference of a run."""
-    return _identity_of(lock.recipe, lock.inputs, lock.hub_models, lock.stages)(reference)
+    if isinstance(reference, StageReference):
+        output = models.output_name(lock.recipe.stages[reference.stage], reference)
+        return f"stage:{lock.stages[reference.stage].fingerprint}/{output}"
+    key = reference_key(reference)
+    if key in lock.hub_models:
+        return f"hub:{key.split('@')[0]}@{lock.hub_models[key]}"
+    return f"input:{lock.source(reference).digest}"
+
+
+def outside_files(store: Store, lock: RunLock, reference: InputReference | str) -> list[SourceFile]:
+    """The files behind a reference that is not to a stage, as the run pinned them; UserError when a model has gone."""
+    if not is_hub_id(reference):
+        return list(lock.source(reference).files)
+    key = reference_key(reference)
+    return stored_files(store, resolve_model(store, key.split("@")[0], lock.hub_models[key]).parts)
+
+
+def root_of(lock: RunLock, reference: Any) -> Any:
+    """What lies at the bottom of a model reference, below merges and trainings; None when another kind made it.
+
+    Example: {stage: merge1} -> {stage: phase1} -> "Qwen/Qwen3-VL-8B-Instruct"
+    """
+    while isinstance(reference, StageReference):
+        settings: Any = lock.settings(reference.stage)
+        if settings.kind not in ("train", "merge"):
+            return None
+        reference = settings.base if settings.base is not None else settings.adapter
+    return reference
 
 
 def check_contract(lock: RunLock, stage: str) -> None:
     """UserError when this version of hanforge computes the stage otherwise than the one that made the lock."""
     standing = lock.stages[stage]
-    here = fingerprint(
-        lock.settings(stage), _identity_of(lock.recipe, lock.inputs, lock.hub_models, lock.stages), standing.execution
-    )
+    here = fingerprint(lock.settings(stage), partial(identity, lock), standing.execution)
     if here != standing.fingerprint:
         raise UserError(
             f"stage {stage!r} of run {lock.run_id} was locked by another contract version of its kind "
@@ -216,19 +216,20 @@ def create_run(store: Store, candidate: RunLock, run_id: str | None = None) -> R
     """
     if run_id is not None:
         standing = _create(store, candidate, run_id)
-        if not _same(standing, candidate):
+        if different := _differences(standing, candidate):
             raise UserError(
-                f"run {run_id!r} exists and means something else: {_difference(standing, candidate)}",
+                f"run {run_id!r} exists and means something else: {', '.join(different)} differ",
                 "Use another run id (raise the salt), or the recipe and inputs that the run was made from",
             )
         return standing
-    return next(lock for name in _own_ids(candidate) if _same(lock := _create(store, candidate, name), candidate))
+    locks = (_create(store, candidate, name) for name in _own_ids(candidate))
+    return next(lock for lock in locks if not _differences(lock, candidate))
 
 
 def known_run(store: Store, candidate: RunLock) -> RunLock | None:
     """The run that `create_run` would find for `candidate`; None when it would make a new one."""
     locks = (_read(store, name) for name in _own_ids(candidate))
-    return next(lock for lock in locks if lock is None or _same(lock, candidate))
+    return next(lock for lock in locks if lock is None or not _differences(lock, candidate))
 
 
 def _own_ids(candidate: RunLock) -> Iterator[str]:
@@ -241,26 +242,21 @@ def _create(store: Store, candidate: RunLock, run_id: str) -> RunLock:
     standing = _read(store, run_id)
     if standing is not None:
         return standing
-    lock = RunLock(
-        run_id, candidate.recipe, candidate.inputs, candidate.hub_models, candidate.stages, candidate.created
-    )
-    store.create(f"runs/{run_id}.json", orjson.dumps(lock.plain()))  # unsorted: stages keep the recipe's order
+    document = replace(candidate, run_id=run_id).plain()
+    store.create(f"runs/{run_id}.json", orjson.dumps(document))  # unsorted: stages keep the recipe's order
     return read_run(store, run_id)
 
 
-def _same(one: RunLock, other: RunLock) -> bool:
-    return _meaning(one) == _meaning(other)
+def _differences(one: RunLock, other: RunLock) -> list[str]:
+    """In what two locks mean something else; nothing when they are the same pass."""
+    left, right = _meaning(one), _meaning(other)
+    return [what for what in left if left[what] != right[what]]
 
 
 def _meaning(lock: RunLock) -> dict[str, Any]:
     # The place counts too: data that moved keeps every fingerprint, but its run's processes read where it lies now.
     digests = {name: (source.digest, source.url) for name, source in lock.inputs.items()}
     return {"recipe": models.rendered(lock.recipe), "inputs": digests, "hub": lock.hub_models, "stages": lock.stages}
-
-
-def _difference(one: RunLock, other: RunLock) -> str:
-    left, right = _meaning(one), _meaning(other)
-    return ", ".join(key for key in left if left[key] != right[key]) + " differ"
 
 
 def read_run(store: Store, run_id: str) -> RunLock:
@@ -283,10 +279,7 @@ def _read(store: Store, run_id: str) -> RunLock | None:
         raise UserError(
             f"run {run_id!r} was locked by contract version {raw['version']}, this is {LOCK_VERSION}", "Start a new run"
         )
-    stages = {
-        name: StageLock(s["kind"], s["fingerprint"], tuple(s["needs"]), Execution(**s["execution"]))
-        for name, s in raw["stages"].items()
-    }
+    stages = {name: StageLock(**stage) for name, stage in raw["stages"].items()}
     recipe = validated(Document(raw["recipe"], {(): f"runs/{run_id}.json"}))
     inputs = {name: source_from(record) for name, record in raw["inputs"].items()}
     return RunLock(raw["run"], recipe, inputs, raw["hub_models"], stages, raw["created"])

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -31,26 +31,21 @@ class Part:
     sha256: str
     name: str = ""
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
-
-class ShardWriter:
-    """Writes lines into one compressed local file; the same lines give the same bytes."""
+class RowsWriter:
+    """Writes one part's rows into a compressed local file; the same lines give the same bytes."""
 
     def __init__(self, path: Path, compression: Compression) -> None:
         self.path = path
         self.rows = 0
         self._waiting = bytearray()
+        self.part: Part | None = None  # set once it lies in the store
         self._file = path.open("wb")
-        self._out: Any
+        self._out: Any = self._file
         if compression == "zstd":
             self._out = zstandard.ZstdCompressor(level=1).stream_writer(self._file)
         elif compression == "gzip":
             self._out = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, compresslevel=6, mtime=0)
-        else:
-            self._out = self._file
 
     def write(self, line: bytes) -> None:
         """Add one row: `line` is JSON without a newline."""
@@ -71,8 +66,13 @@ class ShardWriter:
         self._out.write(self._waiting)
         self._waiting = bytearray()
         self._out.close()
-        if not self._file.closed:
-            self._file.close()
+        self._file.close()
+
+    def committed(self) -> Part:
+        """The stored part; an error before the writer's `with` block has ended."""
+        if self.part is None:
+            raise RuntimeError("the part is not stored before the end of its with block")
+        return self.part
 
 
 def lines_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
@@ -99,9 +99,3 @@ def checked(data: bytes, part: Part) -> bytes:
             f"{part.key}: {len(data)} bytes with sha256 {found}, the manifest says {part.bytes} with {part.sha256}"
         )
     return data
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a local file, read in blocks."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

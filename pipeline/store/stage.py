@@ -5,25 +5,26 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from pipeline.errors import GateRefused, UserError
+from pipeline.errors import UserError
 from pipeline.recipe import models
 from pipeline.recipe.profiles import Execution
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id
 from pipeline.store import runs
-from pipeline.store.cache import staged, staged_source
+from pipeline.store.cache import staged
 from pipeline.store.commit import Manifest, StageDirectory
-from pipeline.store.hub import resolve_model
-from pipeline.store.inputs import Source, SourceFile, check_unchanged
+from pipeline.store.inputs import Source, SourceFile, check_unchanged, stored_files
 from pipeline.store.objects import Store
 from pipeline.store.progress import MetricsWriter, Progress
 from pipeline.store.shards import Part, lines_of, part_lines
+from pipeline.store.standing import check_gate
+from pipeline.store.status import require_done
 from pipeline.store.stop import StopFlag
 
 
@@ -43,18 +44,7 @@ class Rows:
 
     def files(self) -> list[SourceFile]:
         """The files of an external source, or the parts as files in manifest order."""
-        if self.source is not None:
-            return list(self.source.files)
-        prefix = "file://" if self.store.is_local else f"{self.store.url.split('://')[0]}://"
-        return [
-            SourceFile(
-                f"{position:05d}-{part.key.rsplit('-', 1)[-1]}",
-                prefix + self.store.path(part.key),
-                part.bytes,
-                part.sha256,
-            )
-            for position, part in enumerate(self.parts)
-        ]
+        return list(self.source.files) if self.source is not None else stored_files(self.store, self.parts)
 
     def lines(self) -> Iterator[bytes]:
         """Every JSONL line in order, without its newline; parts are checked against their sha256."""
@@ -99,13 +89,7 @@ class Stage:
 
     def upstream(self, reference: StageReference) -> tuple[Manifest, str]:
         """The manifest and output behind a reference; UserError when it is not done, GateRefused when it refuses."""
-        directory = self.lock.directory(self.store, reference.stage)
-        manifest = directory.manifest()
-        if manifest is None:
-            raise UserError(
-                f"stage {self.name!r} needs {reference.stage!r}, which is not done in run {self.run_id}",
-                f"Run it first: hanforge stage {reference.stage} --run {self.run_id}",
-            )
+        manifest = require_done(self.store, self.lock, reference.stage)
         check_gate(self.lock, reference.stage, manifest)
         return manifest, models.output_name(self.lock.settings(reference.stage), reference)
 
@@ -116,8 +100,7 @@ class Stage:
 
     def source(self, reference: InputReference | str) -> Source:
         """An external source as the run's lock pinned it."""
-        source = self.lock.inputs[runs.reference_key(reference)]
-        return source.picked(reference.files) if isinstance(reference, InputReference) else source
+        return self.lock.source(reference)
 
     def rows(self, reference: Any) -> Rows:
         """The rows behind a reference, in their committed order."""
@@ -137,21 +120,18 @@ class Stage:
 
         `only`: with no more than these of its files, so that nobody fetches weights to look at a tokenizer.
         """
-        if isinstance(reference, StageReference) or is_hub_id(reference):
-            parts = self._model_parts(reference)
-            folder = staged(self.store, [part for part in parts if not only or part.name in only])
-        else:
-            source = self.source(reference)
-            files = tuple(file for file in source.files if not only or file.name in only)
-            folder = staged_source(replace(source, files=files))
+        files = [file for file in self.files(reference) if not only or file.name in only]
+        if not isinstance(reference, StageReference) and not is_hub_id(reference):
+            check_unchanged(files)
+        folder = staged(files)
         self.shown[str(folder)] = self.place(reference)
         return folder
 
-    def _model_parts(self, reference: Any) -> list[Part]:
+    def files(self, reference: Any) -> list[SourceFile]:
+        """The files of the checkpoint or adapter behind a reference, where they lie."""
         if isinstance(reference, StageReference):
-            return self.parts(reference)
-        revision = self.lock.hub_models[reference]
-        return resolve_model(self.store, reference.split("@")[0], revision).parts
+            return stored_files(self.store, self.parts(reference))
+        return runs.outside_files(self.store, self.lock, reference)
 
     def is_there(self, reference: Any) -> bool:
         """Whether what a reference names exists now: everything from outside does, a stage's output once it is done."""
@@ -182,13 +162,3 @@ class Stage:
     def scratch(self) -> Path:
         """A local folder that is removed when the process ends in an orderly way."""
         return Path(self._scratch.name)
-
-
-def check_gate(lock: runs.RunLock, stage: str, manifest: Manifest) -> None:
-    """Raise GateRefused when `stage` is a gate whose limits, as this run has them, its measurements do not meet."""
-    refusals = lock.settings(stage).refusals(manifest.measurements)
-    if refusals:
-        raise GateRefused(
-            f"gate {stage!r} refuses: {'; '.join(refusals)}",
-            f"See what was rejected (hanforge show-sample {lock.run_id}:{stage}), mend its cause, or change the limits",
-        )

@@ -7,11 +7,11 @@ for this run's own promotion, and serve for a proof of the highest one. What is 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pipeline.errors import GateRefused
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
 from pipeline.store.promotions import highest_promotion, own_promotion, proof_key
 from pipeline.store.runs import RunLock
-from pipeline.store.stage import check_gate
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,16 @@ def is_done(store: Store, lock: RunLock, name: str) -> bool:
     if found.manifest is not None and found.refusals:
         check_gate(lock, name, found.manifest)
     return found.done
+
+
+def check_gate(lock: RunLock, stage: str, manifest: Manifest) -> None:
+    """Raise GateRefused when `stage` is a gate whose limits, as this run has them, its measurements do not meet."""
+    refusals = lock.settings(stage).refusals(manifest.measurements)
+    if refusals:
+        raise GateRefused(
+            f"gate {stage!r} refuses: {'; '.join(refusals)}",
+            f"See what was rejected (hanforge show-sample {lock.run_id}:{stage}), mend its cause, or change the limits",
+        )
 
 
 def _promoted(store: Store, lock: RunLock, name: str, manifest: Manifest) -> Standing:

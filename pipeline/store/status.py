@@ -4,13 +4,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
-
 from pipeline.errors import GateRefused, Stopped, UserError
 from pipeline.store.commit import Counts, Manifest, StageDirectory
 from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
-from pipeline.store.progress import read_metrics
+from pipeline.store.progress import read_metrics, read_progress
 from pipeline.store.runs import RunLock
 from pipeline.store.standing import Standing, standing
 
@@ -81,9 +79,7 @@ def stage_status(
 
 def newest_progress(directory: StageDirectory) -> dict[str, Any]:
     """The youngest worker's progress record, empty when there is none."""
-    records = [
-        orjson.loads(directory.store.read(entry.key)) for entry in directory.store.list(directory.key("progress"))
-    ]
+    records = read_progress(directory.store, directory.prefix)
     return max(records, key=lambda record: float(record.get("time", 0)), default={})
 
 

@@ -15,8 +15,8 @@ from pipeline.store.named import named_model
 from pipeline.store.objects import Store
 from pipeline.store.promotions import newest_promotion, promotions
 from pipeline.store.runs import RunLock
-from pipeline.store.stage import Stage, check_gate
-from pipeline.store.standing import is_done
+from pipeline.store.stage import Stage
+from pipeline.store.standing import check_gate, is_done
 from tests.merging.stages import commit_folder, locked
 
 LIMITS = {"data.off.exact": Bound(min=0.9)}

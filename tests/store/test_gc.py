@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.store import gc
 from pipeline.store.events import say
 from pipeline.store.gc import carry_out, plan_gc, seconds_of
-from pipeline.store.objects import Store
+from pipeline.store.objects import INCOMPLETE, Store
 from pipeline.store.runs import run_ids
 from tests.store.world import finish_files, finish_rows, locked, rows
 
@@ -130,7 +130,9 @@ def test_mirrors_go_only_with_the_run_that_used_them(tmp_path: Path) -> None:
 def test_what_killed_writers_left_on_a_local_disk_goes_after_a_day(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     store.put("kept", b"1")
-    old, young = store._temporary(b"old"), store._temporary(b"young")
+    old, young = (tmp_path / "store" / INCOMPLETE / name for name in ("old", "young"))
+    for file in (old, young):
+        file.write_text(file.name)
     os.utime(old, (time.time() - 90_000, time.time() - 90_000))
     plan = plan_gc(store)
     assert [(folder.prefix, folder.bytes) for folder in plan.folders] == [(".incomplete", 3)]

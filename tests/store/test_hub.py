@@ -107,7 +107,7 @@ def test_a_cut_connection_is_continued_and_failing_answers_are_asked_again(
 def test_the_store_may_fail_in_the_middle_of_a_large_file(
     hub: HubServer, faulty_s3_store_url: str, faulty_s3: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.streams.BLOCK_BYTES", 5 * 2**20)  # the smallest part S3 allows
+    monkeypatch.setattr("pipeline.store.objects.BLOCK_BYTES", 5 * 2**20)  # the smallest part S3 allows
     large = {**FILES, "model-00001-of-00002.safetensors": random.Random(2).randbytes(12_000_000)}
     hub.add(MODEL, large)
     store = Store(faulty_s3_store_url)

@@ -32,7 +32,6 @@ def test_objects_are_written_read_listed_and_deleted(store_url: str) -> None:
     store.put("a/b/two", b"222")
     store.create("a/empty", b"")
     assert (store.read("a/one"), store.read("a/b/two"), store.read("a/empty")) == (b"1", b"222", b"")
-    assert store.read_range("a/b/two", 1, 3) == b"22"
     assert [(entry.key, entry.size) for entry in store.list("a")] == [("a/b/two", 3), ("a/empty", 0), ("a/one", 1)]
     assert store.folders("a") == ["b", "empty", "one"] and store.folders("nowhere") == [] and store.list("no") == []
     assert store.exists("a/one") and not store.exists("a/b") and not store.exists("a/three")
