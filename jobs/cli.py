@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from jobs import diff, driver, estimate, inspect, models, plan, rows, run, upkeep
+from jobs import deploy, diff, driver, estimate, inspect, models, plan, rows, run, upkeep
 from pipeline.errors import HanforgeError, Stopped
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(deploy.app, name="deploy")
 
 
 def main() -> None:

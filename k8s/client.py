@@ -262,7 +262,7 @@ def connect(namespace: str | None = None, context: str | None = None) -> Cluster
             config.load_incluster_config(client_configuration=settings)
             own = NAMESPACE_FILE.read_text("utf-8").strip()
         else:
-            config.load_kube_config(context=context, client_configuration=settings)
+            config.load_kube_config(_kubeconfig(), context=context, client_configuration=settings)
             own = _context_namespace(context)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -307,6 +307,6 @@ def _root(error: HanforgeError) -> str:
 def _context_namespace(context: str | None) -> str:
     from kubernetes import config
 
-    contexts, active = config.list_kube_config_contexts()
+    contexts, active = config.list_kube_config_contexts(_kubeconfig())
     chosen = next((item for item in contexts if item["name"] == context), active)
     return str(chosen.get("context", {}).get("namespace") or "default")

@@ -1,0 +1,126 @@
+"""Helm, as the user's `helm` binary or as the packaged real Helm (helm-python-sdk), with the same two questions.
+
+Values are one document: files are laid over each other here as Helm does (mappings merge, anything else replaces).
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from k8s.client import Object
+from pipeline.errors import Trouble, UserError
+
+Values = dict[str, Any]
+HELM_SECONDS = 300
+
+
+def read_values(paths: list[str]) -> Values:
+    """The values files laid over each other, the last on top. UserError for one that is not there or no mapping."""
+    out: Values = {}
+    for path in paths:
+        try:
+            read = YAML(typ="safe").load(Path(path).read_text("utf-8")) or {}
+        except (OSError, UnicodeDecodeError, YAMLError) as error:
+            raise UserError(f"values file {path!r} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(read, dict):
+            raise UserError(f"values file {path!r} is no mapping of values")
+        out = laid_over(out, read)
+    return out
+
+
+def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
+    """`over` upon `base`. Example: {"store": {"url": "a"}}, {"store": {"secret": "s"}} -> both keys of `store`"""
+    out = dict(base)
+    for key, value in over.items():
+        standing = out.get(key)
+        both = isinstance(standing, dict) and isinstance(value, dict)
+        out[key] = laid_over(standing, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def rendered(chart: Path, release: str, namespace: str, values: Values) -> list[Object]:
+    """Every object of the chart with these values; UserError with what the chart or its schema refuses."""
+    if _binary() is None:
+        text = "\n---\n".join(_packaged_render(chart, release, namespace, values).values())
+    else:
+        text = _run(["template", release, str(chart), "--namespace", namespace, "--values", "-"], values)
+    return [found for found in YAML(typ="safe").load_all(text) if found and "kind" in found]
+
+
+def installed(chart: Path, release: str, namespace: str, values: Values, context: str | None) -> None:
+    """Install the release, or upgrade the one that is there."""
+    if _binary() is None:
+        _packaged_install(chart, release, namespace, values, context)
+        return
+    command = ["upgrade", "--install", release, str(chart), "--namespace", namespace, "--values", "-"]
+    _run([*command, *(["--kube-context", context] if context else [])], values)
+
+
+def _binary() -> str | None:
+    return shutil.which(os.environ.get("HANFORGE_HELM", "helm"))
+
+
+def _run(arguments: list[str], values: Values) -> str:
+    command = [_binary() or "helm", *arguments]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(values), capture_output=True, text=True, timeout=HELM_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Trouble(f"{' '.join(command[:2])} took more than {HELM_SECONDS} s", "Look at the cluster") from error
+    if done.returncode:
+        raise _refused(done.stderr)
+    return done.stdout
+
+
+def _packaged_render(chart: Path, release: str, namespace: str, values: Values) -> dict[str, str]:
+    package = _package()
+    try:
+        with package.Chart.load(chart) as loaded:
+            found: dict[str, str] = loaded.render(values, name=release, namespace=namespace)
+    except package.HelmError as error:
+        raise _refused(str(error)) from error
+    return {path: text for path, text in found.items() if not path.endswith(".txt")}
+
+
+def _packaged_install(chart: Path, release: str, namespace: str, values: Values, context: str | None) -> None:
+    package = _package()
+    try:
+        with package.Config(namespace=namespace, kube_context=context) as config, package.Chart.load(chart) as loaded:
+            try:
+                config.status(release)
+            except package.HelmNotFoundError:
+                config.install(loaded, release, values, namespace=namespace, timeout=HELM_SECONDS)
+            else:
+                config.upgrade(loaded, release, values, namespace=namespace, timeout=HELM_SECONDS)
+    except package.HelmError as error:
+        raise _refused(str(error)) from error
+
+
+def _package() -> Any:
+    try:
+        import helm_python
+    except ImportError as error:
+        raise UserError(
+            "neither a helm binary nor the package helm-python-sdk is there",
+            "Install Helm, or: pip install 'hanforge[cluster]'",
+        ) from error
+    return helm_python
+
+
+def _refused(said: str) -> UserError:
+    """Helm's sentence without the path through its templates."""
+    found = re.search(r"error calling fail: (.+)", said, re.S) or re.search(
+        r"execution error at \([^)]*\): (.+)", said, re.S
+    )
+    text = " ".join((found.group(1) if found else said).split())
+    remedy = "Give a shorter one: --release NAME" if "release name" in text else "Correct the values"
+    return UserError(f"Helm refuses: {text}", remedy)
