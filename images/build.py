@@ -24,7 +24,7 @@ GROUPS = (
     (r"cuda\.txt", "torch and CUDA"),
     (r"common\.txt", "packages that train and serve share"),
     (r"(train|serve)\.txt|COPY /opt/hanforge", "packages of its own"),
-    (r"apt-get install", "compiler"),
+    (r"apt-get install", "compiler and libraries"),
     (r"^(?!ARG|LABEL|ENV|USER|WORKDIR|ENTRYPOINT|CMD|RUN .*groupadd)", "base"),
     (r"", "rest"),
 )

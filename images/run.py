@@ -13,6 +13,7 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from images import engine
 
@@ -87,17 +88,22 @@ def _input_folders(words: list[str]) -> tuple[str, ...]:
     return tuple(f"--volume={path}:{path}:ro" for path in paths if path.startswith("/") and Path(path).exists())
 
 
-def bring_inputs(containers: Containers, recipe: str) -> None:
-    """A recipe with a script of its own name under examples/ has its inputs made; others find theirs in the store."""
+def plan(containers: Containers, recipe: str, words: list[str], inputs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The recipe's stages by name, as `hanforge plan` sees them.
+
+    Where inputs are missing and examples/RECIPE/run.py makes them (as the demo's does), it makes them first.
+    """
+    asking = containers.command("data", "plan", recipe, *words, "--json", options=inputs)
+    planned = json.loads(engine.asked(*asking))
     script = Path("examples") / recipe / "run.py"
-    if not script.is_file():
-        return
-    options = ("--entrypoint=python", "--env=PYTHONSAFEPATH=")  # the script imports what lies beside it
-    code = engine.run(
-        *containers.command("train", str(script), "--inputs-only", "--store", containers.store, options=options)
-    )
-    if code != 0:
-        raise SystemExit(code)
+    if planned["absent"] and script.is_file():
+        options = ("--entrypoint=python", "--env=PYTHONSAFEPATH=")  # the script imports what lies beside it
+        making = containers.command("train", str(script), "--inputs-only", "--store", containers.store, options=options)
+        code = engine.run(*making)
+        if code != 0:
+            raise SystemExit(code)
+        planned = json.loads(engine.asked(*asking))
+    return {stage["name"]: stage for stage in planned["stages"]}
 
 
 def main() -> int:
@@ -109,11 +115,8 @@ def main() -> int:
     arguments, passed_on = parser.parse_known_args()
     containers = Containers(arguments.store)
     inputs = _input_folders(passed_on)
-    if arguments.only is None:
-        bring_inputs(containers, arguments.recipe)
-    words = [arguments.recipe, "--store", containers.store, *passed_on]
-    planned = json.loads(engine.asked(*containers.command("data", "plan", *words, "--json", options=inputs)))
-    stages = {stage["name"]: stage for stage in planned["stages"]}
+    words = ["--store", containers.store, *passed_on]
+    stages = plan(containers, arguments.recipe, words, inputs)
     if arguments.only is not None and arguments.only not in stages:
         engine.fail(f"no stage {arguments.only!r} in {arguments.recipe}", f"Its stages: {', '.join(stages)}")
     # A chain looks at its inputs at each stage; a single stage inherits them from the recipe's newest run.
@@ -127,7 +130,9 @@ def main() -> int:
         print(f"== {name} ({number} of {len(chosen)}) in {containers.tag(stage['image'])}", flush=True)
         options = (*machine, *terminal, *inputs)
         code = engine.run(
-            *containers.command(stage["image"], "run", *words, "--only", name, *narrowed, options=options)
+            *containers.command(
+                stage["image"], "run", arguments.recipe, *words, "--only", name, *narrowed, options=options
+            )
         )
         if code != 0:
             return code

@@ -56,6 +56,9 @@ RUN mkdir /pins && case ${ENGINE} in \
     *) echo "ENGINE=${ENGINE}: gpu or cpu" >&2; exit 2 ;; esac
 
 FROM shared
+# libnuma: vLLM's kernels for the CPU are linked against it.
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null \
+    && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt
 RUN --mount=type=bind,from=tools,source=/tools,target=/mnt --mount=type=bind,from=pins,source=/pins,target=/media \
     --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt VIRTUAL_ENV=/opt/hanforge UV_LINK_MODE=copy \
