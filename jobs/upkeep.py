@@ -60,6 +60,7 @@ def doctor(store: options.Store = options.STORE, as_json: options.Json = False) 
     options.configure_logging()
     os.environ.setdefault("HANFORGE_STORE_PATIENCE", "15")  # somebody waits at the terminal
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from pipeline.store.doctor import machine_findings, store_findings
@@ -72,7 +73,7 @@ def doctor(store: options.Store = options.STORE, as_json: options.Json = False) 
         styles = ("bold", "", "", "dim")
         table = Table(*(Column(style=style, overflow="fold") for style in styles), box=None, show_header=False)
         for finding in findings:
-            table.add_row(finding.name, marks[finding.state], finding.found, finding.remedy)
+            table.add_row(finding.name, marks[finding.state], escape(finding.found), escape(finding.remedy))
         Console().print(table)
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(2)
