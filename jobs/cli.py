@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from jobs import deploy, diff, driver, estimate, inspect, models, plan, rows, run, upkeep
+from jobs import control, deploy, diff, driver, estimate, inspect, models, plan, rows, run, upkeep
 from pipeline.errors import HanforgeError, Stopped
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -34,6 +34,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "parts": rows.parts,
     "gc": upkeep.gc,
     "doctor": upkeep.doctor,
+    "stop": control.stop,
+    "retry": control.retry,
     "driver": driver.driver,
 }
 app = typer.Typer(

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pipeline.store.objects import Store
 
 CHARTS = Path(__file__).resolve().parent.parent / "charts"
-ANSWER_SECONDS = 10.0  # somebody waits at the terminal for a cluster or a store that does not answer
 
 app = typer.Typer(
     help="Put a recipe's chain, one of its stages, or the promoted model onto a cluster.", no_args_is_help=True
@@ -128,7 +127,7 @@ def serve(
     if not unseen_store and str(given["model"]).startswith("promoted@"):
         n = int(newest_promotion(_opened(given), str(given["model"]).partition("@")[2])["n"])
     title = release or f"{recipe}-serve"
-    cluster = _cluster(namespace, context)
+    cluster = options.cluster(namespace, context)
     objects = helm.rendered(CHARTS / "hanforge-serve", title, cluster.namespace, given)
     _look(cluster, objects, any_nodes, dry_run)
     if dry_run:
@@ -191,7 +190,7 @@ def _deploy(
     options.configure_logging()
     if not unseen_store:
         values = {"salt": _look_at_store(recipe, scope, values, word), **values}
-    cluster = _cluster(namespace, context)
+    cluster = options.cluster(namespace, context)
     objects = helm.rendered(CHARTS / "hanforge", release, cluster.namespace, values)
     _look(cluster, objects, any_nodes, dry_run)
     if dry_run:
@@ -245,7 +244,7 @@ def _opened(values: dict[str, Any]) -> "Store":
     url = values["store"]["url"]
     hint = "Correct store.url, its endpoint and your credentials, or say --unseen-store where only pods reach it"
     try:
-        with patience(ANSWER_SECONDS):
+        with patience(options.ANSWER_SECONDS):
             return open_store(url)
     except Trouble as error:
         raise UserError(f"the store {url} cannot be reached from here: {error.what}", hint) from error
@@ -270,16 +269,6 @@ def _override(recipe: "Recipe", values: dict[str, Any]) -> str | None:
         for name, settings in recipe.stages.items()
     }
     return ",".join(f"{name}={one}" for name, one in chosen.items() if one != recipe.stages[name].profile) or None
-
-
-def _cluster(namespace: str | None, context: str | None) -> "Cluster":
-    from k8s.client import connect, reachable
-    from pipeline.store.retry import patience
-
-    cluster = connect(namespace, context)
-    with patience(ANSWER_SECONDS):
-        reachable(cluster)
-    return cluster
 
 
 def _look(cluster: "Cluster", objects: "list[Object]", any_nodes: bool, dry_run: bool) -> None:

@@ -52,24 +52,29 @@ def status(
     store: options.Store = options.STORE,
     as_json: options.Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Draw again every two seconds.")] = False,
+    context: options.Context = None,
 ) -> None:
-    """Show a run's stages, from the store alone."""
+    """Show a run's stages: progress from the store, and their pods from the cluster that works on it."""
     import time
 
     from rich.console import Console
 
     from jobs.live import table_of
+    from k8s.status import live
+    from pipeline.store.events import events
     from pipeline.store.status import chain_status
 
     opened, lock = options.opened(store, run)
     console = Console()
     while True:
         statuses = chain_status(opened, lock)
+        cluster = live(lock.run_id, events(opened, lock.run_id), context)
         if as_json:
-            stages = [status.plain() for status in statuses]
+            stages = [status.plain() | {"pods": cluster.pods.get(status.name, "")} for status in statuses]
             options.print_json({"run": lock.run_id, "recipe": lock.recipe.name, "stages": stages})
         else:
-            console.print(table_of(lock.run_id, statuses))
+            console.print(table_of(lock.run_id, statuses, cluster.pods))
+            _say_note(cluster.note)
         if not watch:
             return
         time.sleep(2)
@@ -89,12 +94,38 @@ def logs(
         options.say(f"== {title}\n{text}")
 
 
-def why(run: options.Run = "latest", store: options.Store = options.STORE) -> None:
+def why(
+    run: options.Run = "latest",
+    store: options.Store = options.STORE,
+    release: Annotated[
+        str | None, typer.Option(help="Ask the cluster about this release, whose run the store may not know yet.")
+    ] = None,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+) -> None:
     """Say why a run is not further: one sentence of cause and one of remedy for each stage that is not done."""
-    from pipeline.reporting.why import reasons
+    from k8s.status import driver_reason, live, release_reasons
+    from k8s.why import explain
+    from pipeline.reporting.why import again_command, reasons
+    from pipeline.store.events import events
 
-    for line in reasons(*options.opened(store, run)):
-        options.say(line)
+    if release is not None:
+        for line in release_reasons(options.cluster(namespace, context), release):
+            options.say(line)
+        return
+    opened, lock = options.opened(store, run)
+    happened = events(opened, lock.run_id)
+    cluster = live(lock.run_id, happened, context)
+    lines = [driver_reason(cluster, again_command(lock, happened)), *reasons(opened, lock, explain, cluster.seen)]
+    for line in lines:
+        if line:
+            options.say(line)
+    _say_note(cluster.note)
+
+
+def _say_note(note: str) -> None:
+    if note:
+        typer.echo(f"note: {note}", err=True)
 
 
 def report(

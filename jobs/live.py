@@ -20,9 +20,10 @@ REPEAT_SECONDS = 60.0
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yellow", "stopped": "yellow"}
 
 
-def table_of(title: str, statuses: list[StageStatus]) -> Table:
-    """The chain as a table: stage, state, progress or rows by state, time, peak memory."""
-    left = [Column(name, no_wrap=name != "progress") for name in ("stage", "kind", "state", "progress")]
+def table_of(title: str, statuses: list[StageStatus], pods: dict[str, str] | None = None) -> Table:
+    """The chain as a table: stage, state, its `pods` in a cluster, progress or rows by state, time, peak memory."""
+    names = ("stage", "kind", "state", *(["pods"] if pods else []), "progress")
+    left = [Column(name, no_wrap=name not in ("progress", "pods")) for name in names]
     right = [Column(name, no_wrap=True, justify="right") for name in ("time", "peak")]
     table = Table(*left, *right, title=title, title_justify="left")
     for status in statuses:
@@ -31,6 +32,7 @@ def table_of(title: str, statuses: list[StageStatus]) -> Table:
             status.name,
             status.kind,
             Text(status.state, COLOURS.get(status.state, "default")),
+            *([printable(pods.get(status.name, ""))] if pods else []),
             Text(describe(status)),
             duration(seconds) if seconds else "",
             f"{status.peak_bytes / 2**30:.1f} GiB" if status.peak_bytes else "",

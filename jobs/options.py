@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from k8s.client import Cluster
     from pipeline.store.objects import Store as OpenStore
     from pipeline.store.runs import RunLock
 
@@ -42,6 +43,7 @@ Model = Annotated[
 ]
 
 STORE = ".hanforge/store"
+ANSWER_SECONDS = 10.0  # somebody waits at the terminal for a cluster or a store that does not answer
 
 
 def configure_logging(verbose: bool = False) -> None:
@@ -71,6 +73,17 @@ def opened(store: str, run: str) -> "tuple[OpenStore, RunLock]":
 
     found = open_store(store)
     return found, find_run(found, run)
+
+
+def cluster(namespace: str | None, context: str | None) -> "Cluster":
+    """The cluster that the kubeconfig means, after it has answered once."""
+    from k8s.client import connect, reachable
+    from pipeline.store.retry import patience
+
+    found = connect(namespace, context)
+    with patience(ANSWER_SECONDS):
+        reachable(found)
+    return found
 
 
 def run_and_stage(place: str, example: str) -> tuple[str, str]:

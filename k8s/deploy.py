@@ -181,18 +181,18 @@ def _placed(cluster: Cluster, pods: dict[str, Object], any_nodes: bool, notes: l
         notes.append("whether a node fits is not known: you may not list nodes")
         return
     known = cluster.list(NODES)["items"]
-    told: set[str] = set()
+    unplaced: dict[str, list[str]] = {}
     for who, spec in pods.items():
         found = nodes.candidates(known, spec)
-        words = nodes.in_words(found)
-        if words in told or any(not each.reasons for each in found):
-            continue
-        told.add(words)
+        if all(each.reasons for each in found):
+            unplaced.setdefault(nodes.in_words(found), []).append(who)
+    for words, who in unplaced.items():
+        what = f"{', '.join(who)}: no node takes its pod: {words}"
         if any_nodes:
-            notes.append(f"{who}: no node takes its pod now: {words}")
+            notes.append(what)
             continue
         yield UserError(
-            f"{who}: no node takes its pod: {words}",
+            what,
             "Mend the nodes, choose another profile (--profile), or say --any-nodes where an autoscaler makes nodes",
         )
 

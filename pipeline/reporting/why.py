@@ -6,6 +6,7 @@ refusals and what upstream lacks.
 
 import signal
 import time
+from collections.abc import Callable, Sequence
 
 from pipeline.errors import GateRefused, Stopped, UserError
 from pipeline.recipe import models
@@ -16,38 +17,59 @@ from pipeline.store.status import StageStatus, chain_status, why_not_done
 
 QUIET_SECONDS = 10.0  # a running process that wrote no progress for so long is said to be quiet
 BROKEN = ("failed", "refused", "stopped")
+Outside = Callable[[list[Event], str], tuple[str, str] | None]  # (a stage's events, how to go on) -> (cause, remedy)
 KILLED = 128  # exit codes above it: killed by signal (code - 128)
 
 
-def reasons(store: Store, lock: RunLock) -> list[str]:
+def reasons(store: Store, lock: RunLock, outside: Outside | None = None, seen: Sequence[Event] = ()) -> list[str]:
     """A line for each stage that is not done, in the recipe's order; one line saying so when all are.
+
+    `outside` reads what a cluster said of a stage, `seen` is what it shows now and the events do not hold yet.
 
     Example: "phase1: killed by SIGKILL (137) at a peak of 30.1 GiB, most often for want of memory. Give the profile
     'h100' more memory, or lower per_device_train_batch_size and max_length; then: hanforge run demo"
     """
-    found = explained(store, lock, {status.name: status for status in chain_status(store, lock)})
+    statuses = {status.name: status for status in chain_status(store, lock)}
+    found = explained(store, lock, statuses, outside, seen)
     return [f"{name}: {words}" for name, words in found.items()] or [
         f"all {len(lock.stages)} stages of run {lock.run_id} are done"
     ]
 
 
-def explained(store: Store, lock: RunLock, statuses: dict[str, StageStatus]) -> dict[str, str]:
+def explained(
+    store: Store,
+    lock: RunLock,
+    statuses: dict[str, StageStatus],
+    outside: Outside | None = None,
+    seen: Sequence[Event] = (),
+) -> dict[str, str]:
     """Cause and remedy of each stage that is not done, in the recipe's order."""
-    happened = events(store, lock.run_id)
+    happened = sorted([*events(store, lock.run_id), *seen], key=lambda event: event.time)
+    again = again_command(lock, happened)
     out: dict[str, str] = {}
     for name in models.order(lock.recipe):
         if statuses[name].state != "done":
             mine = [event for event in happened if event.stage == name]
-            cause, remedy = _reason(store, lock, statuses[name], statuses, mine)
+            told = outside(mine, again) if outside is not None and statuses[name].state != "refused" else None
+            cause, remedy = told or _reason(store, lock, statuses[name], statuses, mine, again)
             out[name] = f"{_sentence(cause)} {remedy}"
     return out
 
 
+def again_command(lock: RunLock, happened: list[Event]) -> str:
+    """What makes the run go on: where it was asked for last, on this machine or by a release in a cluster."""
+    asked = [event for event in happened if event.what == "asked for"]
+    return str(asked[-1].facts.get("again", "")) if asked and "again" in asked[-1].facts else _locally(lock)
+
+
+def _locally(lock: RunLock) -> str:
+    return f"hanforge run {lock.recipe.name}"
+
+
 def _reason(
-    store: Store, lock: RunLock, status: StageStatus, statuses: dict[str, StageStatus], mine: list[Event]
+    store: Store, lock: RunLock, status: StageStatus, statuses: dict[str, StageStatus], mine: list[Event], again: str
 ) -> tuple[str, str]:
     """(cause, remedy) of one stage that is not done."""
-    again = f"hanforge run {lock.recipe.name}"
     if status.state == "refused":
         return _refused(lock, status)
     if status.state == "running":
@@ -57,7 +79,7 @@ def _reason(
         kept = f" ({saved} units are committed)" if saved else ""
         return f"it was asked to stop and saved its progress{kept}", f"It goes on from there: {again}"
     if status.state == "failed":
-        return _failed(store, lock, status, mine)
+        return _failed(lock, status, mine, again)
     behind = [statuses[name] for name in lock.stages[status.name].needs if statuses[name].state != "done"]
     if behind:
         names = ", ".join(f"{other.name} ({other.state})" for other in behind)
@@ -66,7 +88,7 @@ def _reason(
     open_work = why_not_done(store, lock, status.name)
     return (
         f"all it needs is done, it was not started in this run ({open_work})",
-        f"Start it: {again} --only {status.name}",
+        f"Start it: {again}{f' --only {status.name}' if again == _locally(lock) else ''}",
     )
 
 
@@ -101,8 +123,8 @@ def _running(status: StageStatus) -> tuple[str, str]:
     return f"it runs{how_far}", "Wait; hanforge status --watch follows it"
 
 
-def _failed(store: Store, lock: RunLock, status: StageStatus, mine: list[Event]) -> tuple[str, str]:
-    code, again = status.exit_code, f"hanforge run {lock.recipe.name}"
+def _failed(lock: RunLock, status: StageStatus, mine: list[Event], again: str) -> tuple[str, str]:
+    code = status.exit_code
     look = f"hanforge logs {status.name} --run {lock.run_id}"
     tries = f" in try {status.attempts}" if status.attempts > 1 else ""
     if code is None:
