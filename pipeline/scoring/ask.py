@@ -86,8 +86,7 @@ def ask_model(
         "chat_template_kwargs": {"enable_thinking": thinking},
     }
     bodies = ((position, {"messages": item.messages, **common}) for position, item in enumerate(asked))
-    outcomes = asyncio.run(_all(endpoint, settings.client, bodies, check, lambda: stage.stop.requested))
-    stage.stop.raise_if_requested()
+    outcomes = _outcomes(stage, endpoint, bodies, check)
     replies = []
     for position in range(len(asked)):
         outcome = outcomes[position]
@@ -99,15 +98,18 @@ def ask_model(
     return replies
 
 
-async def _all(
-    endpoint: Endpoint,
-    settings: ClientSettings,
-    bodies: Iterator[tuple[int, dict[str, Any]]],
-    check: Callable[[], None],
-    stop_requested: Callable[[], bool],
+def _outcomes(
+    stage: Stage, endpoint: Endpoint, bodies: Iterator[tuple[int, dict[str, Any]]], check: Callable[[], None]
 ) -> dict[int, Answer | Failure]:
-    async with Client(endpoint, settings, check) as client:
-        return {position: outcome async for position, outcome in client.ask(bodies, stop_requested)}
+    """Every body's answer or failure, by its number. Raises on a stop."""
+
+    async def ask() -> dict[int, Answer | Failure]:
+        async with Client(endpoint, stage.settings.client, check) as client:
+            return {number: outcome async for number, outcome in client.ask(bodies, lambda: stage.stop.requested)}
+
+    outcomes = asyncio.run(ask())
+    stage.stop.raise_if_requested()
+    return outcomes
 
 
 def judge_endpoint(judge: JudgeSettings) -> Endpoint:
@@ -124,24 +126,14 @@ def judge_endpoint(judge: JudgeSettings) -> Endpoint:
 def judged(stage: Stage, asked: Sequence[Asked], replies: Sequence[Reply]) -> list[dict[str, int]]:
     """Marks from 1 to 5 for grammar and naturalness of each answer; empty where the judge gave none."""
     judge: JudgeSettings = stage.settings.judge
-    questions = [item.messages[-1]["content"] for item in asked]
-    answers = [split_thinking(reply.text).answer for reply in replies]
     sampling = {"max_tokens": judge.max_tokens, "temperature": judge.temperature}
-    bodies = (
-        (
-            position,
-            {
-                "messages": [{"role": "user", "content": judge.prompt.format(question=question, answer=answer)}],
-                **sampling,
-            },
-        )
-        for position, (question, answer) in enumerate(zip(questions, answers, strict=True))
-        if answer
-    )
-    outcomes = asyncio.run(
-        _all(judge_endpoint(judge), stage.settings.client, bodies, lambda: None, lambda: stage.stop.requested)
-    )
-    stage.stop.raise_if_requested()
+    bodies = []
+    for position, (item, reply) in enumerate(zip(asked, replies, strict=True)):
+        answer = split_thinking(reply.text).answer
+        if answer:
+            content = judge.prompt.format(question=item.messages[-1]["content"], answer=answer)
+            bodies.append((position, {"messages": [{"role": "user", "content": content}], **sampling}))
+    outcomes = _outcomes(stage, judge_endpoint(judge), iter(bodies), lambda: None)
     return [read_verdict(outcomes.get(position)) for position in range(len(asked))]
 
 

@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import orjson
 
 from pipeline.engine.loadable import check_loadable
-from pipeline.engine.protocol import Endpoint
 from pipeline.errors import UserError
 from pipeline.recipe.references import StageReference
 from pipeline.scoring import ask
@@ -51,10 +49,8 @@ def early(stage: Stage) -> None:
     if not stage.is_there(settings.model):
         return
     _switch(stage)
-    if settings.backend == "vllm":
-        url = settings.url()
-        if url is None:
-            check_loadable(stage.model_path(settings.model), settings.engine)
+    if settings.backend == "vllm" and settings.url() is None:
+        check_loadable(stage.model_path(settings.model), settings.engine)
 
 
 def run(stage: Stage) -> None:
@@ -145,13 +141,8 @@ def _backend(stage: Stage, stack: ExitStack) -> Answers:
         generator = Generator(stage.model_path(settings.model), settings, stage.execution)
         return lambda items, thinking: generator.answers(items, thinking, settings.seed, stage.stop.raise_if_requested)
     endpoint, check = stack.enter_context(ask.model_endpoint(stage))
-    return partial(_ask, stage, endpoint, _switch(stage).opened, check)
-
-
-def _ask(
-    stage: Stage, endpoint: Endpoint, opened: bool, check: Callable[[], None], items: Sequence[Asked], thinking: bool
-) -> list[Reply]:
-    return ask.ask_model(stage, endpoint, items, thinking, opened, check)
+    opened = _switch(stage).opened
+    return lambda items, thinking: ask.ask_model(stage, endpoint, items, thinking, opened, check)
 
 
 def _answer_unit(stage: Stage, unit: str, items: list[Asked], thinking: bool, answers: Answers) -> None:

@@ -6,7 +6,7 @@ any of them can be computed again from the predictions.
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,44 +98,32 @@ def tagged(text: str, reasoning: str | None, thinking: bool, opened_in_prompt: b
     return text
 
 
-class Averages:
-    """Running sums of marks, for a whole and for each source."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        self._counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-
-    def add(self, source: str, found: dict[str, Any]) -> None:
-        """Count one answer's marks."""
-        for group in ("", f"source:{source}"):
-            self._counts[group]["rows"] += 1
-            for metric in (*RATES, *MEANS):
-                if found.get(metric) is not None:
-                    self._counts[group][metric] += 1
-                    self._sums[group][metric] += float(found[metric])
-
-    def result(self) -> dict[str, Any]:
-        """Rates (0 to 1) and means by metric, with `rows`, and the same for each source under `sources`."""
-        whole = self._group("")
-        groups = sorted(name for name in self._counts if name)
-        whole["sources"] = {name.removeprefix("source:"): self._group(name) for name in groups}
-        return whole
-
-    def _group(self, name: str) -> dict[str, Any]:
-        counts, sums = self._counts[name], self._sums[name]
-        out: dict[str, Any] = {"rows": counts["rows"]}
-        out |= {metric: round(sums[metric] / counts[metric], 6) for metric in RATES if counts[metric]}
-        out |= {f"mean_{metric}": round(sums[metric] / counts[metric], 6) for metric in MEANS if counts[metric]}
-        return out
-
-
 def averaged(predictions: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Averages by collection (data, questions) and mode (on, off) over prediction rows."""
-    found: dict[str, dict[str, Averages]] = {}
+    """Averages by collection (data, questions) and mode (on, off) over prediction rows.
+
+    Rates (0 to 1) and means by metric, with `rows`, and the same for each source under `sources`.
+    """
+    counts: dict[tuple[str, str], dict[str | None, Counter[str]]] = {}
+    sums: dict[tuple[str, str, str | None], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in predictions:
-        mode = "on" if row["thinking"] else "off"
-        found.setdefault(row["collection"], {}).setdefault(mode, Averages()).add(row["source"], row["marks"])
-    return {name: {mode: sums.result() for mode, sums in modes.items()} for name, modes in found.items()}
+        asked = row["collection"], "on" if row["thinking"] else "off"
+        found = {name: row["marks"][name] for name in (*RATES, *MEANS) if row["marks"].get(name) is not None}
+        for source in (None, row["source"]):
+            counts.setdefault(asked, {}).setdefault(source, Counter()).update(["rows", *found])
+            for name, mark in found.items():
+                sums[*asked, source][name] += float(mark)
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for asked, groups in counts.items():
+        means = {source: _means(number, sums[*asked, source]) for source, number in groups.items()}
+        sources = {source: means[source] for source in sorted(source for source in means if source is not None)}
+        out.setdefault(asked[0], {})[asked[1]] = {**means[None], "sources": sources}
+    return out
+
+
+def _means(counts: Counter[str], sums: dict[str, float]) -> dict[str, Any]:
+    named = {name: name for name in RATES} | {name: f"mean_{name}" for name in MEANS}
+    means = {shown: round(sums[name] / counts[name], 6) for name, shown in named.items() if counts[name]}
+    return {"rows": counts["rows"], **means}
 
 
 def flat(averages: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ the winner. A rollback is a new n that names an earlier model. Nothing is ever o
 import logging
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import GateRefused, UserError
@@ -109,15 +109,19 @@ def promote_named(store: Store, model: NamedModel) -> dict[str, Any]:
         raise UserError(
             f"{model.label!r} is a {next(iter(outputs.values()))}, and only models are promoted", "Merge it first."
         )
+    candidate = Candidate(lock.run_id, stage, "command", {})
     for settings in lock.recipe.stages.values():
-        if isinstance(settings, PromoteSettings) and _promotes(settings, stage):
-            scores = _scores_in(store, lock, settings)
-            return promote(
-                store,
-                lock.recipe.name,
-                Candidate(lock.run_id, stage, "command", scores, settings.limits, settings.max_drop),
+        if isinstance(settings, PromoteSettings) and getattr(settings.model, "stage", None) == stage:
+            measured = measured_scores(store, lock, settings)
+            if measured is None:
+                raise UserError(
+                    f"the scores of recipe {lock.recipe.name!r} are no stage's", "Let `scores` name an evaluate stage."
+                )
+            candidate = replace(
+                candidate, scores=dict(measured["scores"]), limits=settings.limits, max_drop=settings.max_drop
             )
-    return promote(store, lock.recipe.name, Candidate(lock.run_id, stage, "command", {}))
+            break
+    return promote(store, lock.recipe.name, candidate)
 
 
 def preflight(stage: Stage) -> None:
@@ -125,8 +129,8 @@ def preflight(stage: Stage) -> None:
     settings: PromoteSettings = stage.settings
     made_by = _model_stage(stage)
     scores_of(stage, settings.scores)
-    manifest = lock_manifest(stage.store, stage.lock, settings)
-    if manifest is not None and manifest.get("model") != stage.identity(settings.model):
+    measured = measured_scores(stage.store, stage.lock, settings)
+    if measured is not None and measured.get("model") != stage.identity(settings.model):
         raise UserError(
             f"stage {stage.name!r}: the scores are of another model than {made_by!r}",
             "Let `scores` name the evaluate stage of that model.",
@@ -160,24 +164,11 @@ def _model_stage(stage: Stage) -> str:
     return model.stage
 
 
-def lock_manifest(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, Any] | None:
-    """The measurements of the evaluate stage behind `scores`; None for scores from elsewhere."""
+def measured_scores(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, Any] | None:
+    """What the evaluate stage behind `scores` measured; None for scores from elsewhere."""
     if not isinstance(settings.scores, StageReference):
         return None
     return require_done(store, lock, settings.scores.stage).measurements
-
-
-def _scores_in(store: Store, lock: RunLock, settings: PromoteSettings) -> dict[str, float]:
-    measured = lock_manifest(store, lock, settings)
-    if measured is None:
-        raise UserError(
-            f"the scores of recipe {lock.recipe.name!r} are no stage's", "Let `scores` name an evaluate stage."
-        )
-    return dict(measured["scores"])
-
-
-def _promotes(settings: PromoteSettings, stage: str) -> bool:
-    return isinstance(settings.model, StageReference) and settings.model.stage == stage
 
 
 def _model(record: dict[str, Any]) -> str:

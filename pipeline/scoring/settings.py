@@ -4,7 +4,7 @@ import os
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.engine.settings import ClientSettings, EngineSettings
 from pipeline.recipe.fields import Closed, OutputType, StageSettings, operational
@@ -24,6 +24,16 @@ JSON 한 줄로만 답하세요. 예: {{"grammar": 4, "naturalness": 5}}
 답변: {answer}"""
 
 
+def checked_url(value: str | None) -> str | None:
+    """An http(s) URL without a trailing slash; ValueError for anything else."""
+    if value is not None and not re.match(r"^https?://[^/]+", value):
+        raise ValueError(f"endpoint {value!r} is not an http(s) URL, e.g. http://127.0.0.1:8000/v1")
+    return value.rstrip("/") if value else None
+
+
+Endpoint = Annotated[str | None, AfterValidator(checked_url), operational]
+
+
 class JudgeSettings(Closed):
     """A model behind an OpenAI-compatible endpoint that marks grammar and naturalness from 1 to 5."""
 
@@ -34,17 +44,12 @@ class JudgeSettings(Closed):
     max_tokens: int = Field(default=256, ge=1, description="Longest verdict, in tokens.")
     temperature: float = Field(default=0.0, ge=0, le=2)
     limit: int = Field(default=200, ge=1, description="Answers that are judged, of each set and mode.")
-    endpoint: Annotated[str | None, operational] = Field(
+    endpoint: Endpoint = Field(
         default=None, description="Its URL, ending in /v1; null: the variable HANFORGE_JUDGE_ENDPOINT."
     )
     api_key_env: Annotated[str | None, operational] = Field(
         default=None, description="The environment variable that holds the endpoint's API key."
     )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        return checked_url(value)
 
     @field_validator("prompt")
     @classmethod
@@ -96,17 +101,12 @@ class EvaluateSettings(StageSettings):
     judge: JudgeSettings | None = None
     engine: EngineSettings = Field(default=EngineSettings(), description="The vLLM that the stage starts itself.")
     served_model_name: str = Field(default="model", description="The name under which vLLM serves the model.")
-    endpoint: Annotated[str | None, operational] = Field(
+    endpoint: Endpoint = Field(
         default=None,
         description="A vLLM that serves the model already, such as a sidecar; null: HANFORGE_EVALUATE_ENDPOINT, else "
         "one of the stage's own.",
     )
     client: Annotated[ClientSettings, operational] = ClientSettings()
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        return checked_url(value)
 
     @model_validator(mode="after")
     def _something_to_ask(self) -> Self:
@@ -147,10 +147,3 @@ class PromoteSettings(StageSettings):
         """Which limits the scores miss, and where they fall behind the model that was promoted then."""
         scores, before = measurements.get("scores", {}), measurements.get("promoted_before") or {}
         return [*limit_refusals(self.limits, scores), *regression_refusals(self.max_drop, scores, before)]
-
-
-def checked_url(value: str | None) -> str | None:
-    """An http(s) URL without a trailing slash; ValueError for anything else."""
-    if value is not None and not re.match(r"^https?://[^/]+", value):
-        raise ValueError(f"endpoint {value!r} is not an http(s) URL, e.g. http://127.0.0.1:8000/v1")
-    return value.rstrip("/") if value else None
