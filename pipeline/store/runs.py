@@ -235,7 +235,7 @@ def known_run(store: Store, candidate: RunLock) -> RunLock | None:
 def salt_of(store: Store, candidate: RunLock) -> int:
     """The salt of the run that `create_run` would find or make for `candidate`."""
     locks = (_read(store, name) for name in _own_ids(candidate))
-    return next(salt for salt, lock in enumerate(locks) if lock is None or _same(lock, candidate))
+    return next(salt for salt, lock in enumerate(locks) if lock is None or not _differences(lock, candidate))
 
 
 def _own_ids(candidate: RunLock) -> Iterator[str]:
