@@ -57,9 +57,10 @@ class Api:
             timeout=20, retries=False,
         )  # fmt: skip
         text = answer.data.decode()
+        given = json.loads(text) if answer.headers.get("Content-Type", "").startswith("application/json") else text
         if answer.status >= 400:
-            raise Refused(answer.status, json.loads(text)["message"] if text.startswith("{") else text)
-        return json.loads(text) if text.startswith("{") else text
+            raise Refused(answer.status, given["message"] if isinstance(given, dict) else given)
+        return given
 
     def ready(self) -> bool:
         """Whether the API server answers that it is ready."""

@@ -4,6 +4,7 @@ Everything runs below one process (`machine`) in namespaces of its own. What is 
 state folder, the cgroups named CGROUP and the cable LINK, with its routes.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -45,6 +46,12 @@ PACKAGES = {  # Debian's package -> what shows that it is there
     "conntrack": ("conntrack",),
     "iproute2": ("ip",),
     "busybox-static": ("busybox",),
+}
+RESTRICTED = {  # Argo's own containers, in every pod of a Workflow
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
 }
 COREFILE = """\
 cluster.local in-addr.arpa {{
@@ -206,7 +213,8 @@ def _apply(api: Api, programs: Path) -> None:
          "addressType": "IPv4", "ports": ports, "endpoints": [{"addresses": [CONTROL_ADDRESS]}]},
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "argo"}},
         {"apiVersion": "v1", "kind": "ConfigMap",
-         "metadata": {"name": "workflow-controller-configmap", "namespace": "argo"}},
+         "metadata": {"name": "workflow-controller-configmap", "namespace": "argo"},
+         "data": {"executor": json.dumps({"securityContext": RESTRICTED})}},
         *yaml.load_all((programs / "crds.yaml").read_text(), yaml.CSafeLoader),
     ]  # fmt: skip
     for item in objects:
