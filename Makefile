@@ -74,6 +74,28 @@ logs: setup ## What a stage's processes said: STAGE=phase1 [RUN=latest] [STORE=.
 why: setup ## Why a stage is not done: [RUN=latest] [STORE=...]
 	@$(HANFORGE) why $(RUN) $(STORE_OPTION)
 
+# --- on a cluster: the kubeconfig's; NAMESPACE, VALUES=my.yaml (store, secret, images), PROFILE, RELEASE, OPTIONS='--any-nodes' ---
+FROM ?=
+TARGET = $(if $(NAMESPACE),--namespace $(NAMESPACE))
+DEPLOY_OPTIONS = $(TARGET) $(foreach file,$(VALUES),--values $(file)) $(if $(PROFILE),--profile $(PROFILE)) \
+	$(if $(RELEASE),--release $(RELEASE)) $(if $(filter command environment,$(firstword $(origin STORE))),$(STORE_OPTION)) $(OPTIONS)
+.PHONY: deploy-stage deploy-chain deploy-serve stop retry
+
+deploy-stage: setup ## One stage on the cluster: STAGE=phase2 [RECIPE=] [PROFILE=] [NAMESPACE=] [VALUES=] [STORE=s3://...]
+	@$(HANFORGE) deploy stage $(STAGE) --recipe $(RECIPE) $(DEPLOY_OPTIONS)
+
+deploy-chain: setup ## The whole chain on the cluster: [RECIPE=] [PROFILE=] [NAMESPACE=] [VALUES=] [STORE=s3://...]
+	@$(HANFORGE) deploy chain $(RECIPE) $(DEPLOY_OPTIONS)
+
+deploy-serve: setup ## vLLM with the promoted model on the cluster: [RECIPE=] [PROFILE=] [NAMESPACE=] [VALUES=]
+	@$(HANFORGE) deploy serve $(RECIPE) $(DEPLOY_OPTIONS)
+
+stop: setup ## Stop a release; its progress stays: [RELEASE=demo] [NAMESPACE=]
+	@$(HANFORGE) stop $(or $(RELEASE),$(RECIPE)) $(TARGET)
+
+retry: setup ## Let a release go on after it failed or was stopped: [RELEASE=demo] [FROM=phase2] [NAMESPACE=]
+	@$(HANFORGE) retry $(or $(RELEASE),$(RECIPE)) $(if $(FROM),--from $(FROM)) $(TARGET)
+
 clean: ## Remove what demos and tests made; .venv and other stores stay
 	rm -rf .hanforge/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 

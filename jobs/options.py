@@ -43,7 +43,7 @@ Model = Annotated[
 ]
 
 STORE = ".hanforge/store"
-ANSWER_SECONDS = 10.0  # somebody waits at the terminal for a cluster or a store that does not answer
+ANSWER_SECONDS = 5.0  # somebody waits at the terminal for a cluster or a store that does not answer
 
 
 def configure_logging(verbose: bool = False) -> None:
@@ -80,6 +80,7 @@ def cluster(namespace: str | None, context: str | None) -> "Cluster":
     from k8s.client import connect, reachable
     from pipeline.store.retry import patience
 
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # the end says what each try would have said
     found = connect(namespace, context)
     with patience(ANSWER_SECONDS):
         reachable(found)

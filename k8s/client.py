@@ -262,6 +262,8 @@ def connect(namespace: str | None = None, context: str | None = None) -> Cluster
             config.load_incluster_config(client_configuration=settings)
             own = NAMESPACE_FILE.read_text("utf-8").strip()
         else:
+            if not any(Path(path).exists() for path in _kubeconfig().split(os.pathsep)):
+                raise FileNotFoundError("it does not exist")
             config.load_kube_config(_kubeconfig(), context=context, client_configuration=settings)
             own = _context_namespace(context)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
