@@ -36,10 +36,6 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- toJson $spec -}}
 {{- end -}}
 
-{{- define "hanforge.workflowName" -}}
-{{- printf "%s-%s" .root.Release.Name (include "hanforge.workflowSpec" . | sha256sum | trunc 10) -}}
-{{- end -}}
-
 {{- define "hanforge.argoTemplate" -}}
 {{- if .stage.gang -}}
 {{- fail (printf "stage %q trains on several nodes, which Argo does not start together. Use engine: jobs" .stage.name) -}}
@@ -77,7 +73,7 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 
 {{/* The first step is the driver's own pod in another mode: it makes the lock, checks, and says what is done. */}}
 {{- define "hanforge.preflight" -}}
-{{- $pod := get (include "hanforge.driverSpec" (merge (dict "manifests" (include "hanforge.manifests" .)) .) | fromYaml) "template" -}}
+{{- $pod := get (include "hanforge.driverSpec" (merge (dict "manifests" "") .) | fromYaml) "template" -}}
 {{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" "preflight") | fromJson -}}
 {{- $args := list "driver" "--preflight-only" "/tmp/states" -}}
 {{- range include "hanforge.inputArgs" . | fromYamlArray -}}{{- $args = append $args . -}}{{- end -}}
