@@ -7,11 +7,8 @@ import pytest
 from pipeline.recipe.profiles import profiles
 from tests.charts.rendering import Object, check_kubernetes, manifests, objects
 
-GFD, GKE, KARPENTER = (
-    "nvidia.com/gpu.product",
-    "cloud.google.com/gke-accelerator",
-    "karpenter.k8s.aws/instance-gpu-name",
-)
+GFD, GKE = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator"
+KARPENTER, KARPENTER_MIB = "karpenter.k8s.aws/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-memory"
 H100 = {GFD: "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "8", "nvidia.com/gpu.memory": "81559"}
 T4_PAIR = {GFD: "Tesla-T4", "nvidia.com/gpu.count": "2", "nvidia.com/gpu.memory": "15109"}
 T4 = {**T4_PAIR, "nvidia.com/gpu.count": "1"}
@@ -52,11 +49,7 @@ def fits(spec: Object, labels: dict[str, str]) -> bool:
         ("t4-pair", T4_PAIR, True),
         ("t4-pair", {**T4_PAIR, "nvidia.com/gpu.memory": "15360"}, True),
         ("t4-pair", T4, False),
-        (
-            "t4-pair",
-            {KARPENTER: "t4", KARPENTER_MIB: "16384"},
-            False,
-        ),  # how many, nobody says
+        ("t4-pair", {KARPENTER: "t4", KARPENTER_MIB: "16384"}, False),  # how many, nobody says
         ("a100", {KARPENTER: "a100", KARPENTER_MIB: "40960"}, False),  # the 40 GB card
         ("a10g", {GFD: "NVIDIA-A10G", "nvidia.com/gpu.memory": "23028"}, True),
         ("rtx4090", {GFD: "NVIDIA-GeForce-RTX-4090", "nvidia.com/gpu.memory": "24564"}, True),
@@ -83,14 +76,9 @@ def test_a_pod_asks_for_what_its_profile_has(name: str) -> None:
 
 
 def test_a_profile_of_ones_own_is_found_by_memory_and_labels() -> None:
-    gpu = {
-        "name": "any",
-        "count": 4,
-        "memory_gib": 40,
-        "compute_capability": [8, 0],
-        "resource": "nvidia.com/mig-3g.40gb",
-    }
-    own = {"precision": "bf16", "gpu": gpu, "node_labels": {"pool": "ours"}, "tolerations": [{"key": "ours"}]}
+    gpu = {"name": "any", "count": 4, "memory_gib": 40, "compute_capability": [8, 0]}
+    own: dict[str, Any] = {"precision": "bf16", "gpu": {**gpu, "resource": "nvidia.com/mig-3g.40gb"}}
+    own |= {"node_labels": {"pool": "ours"}, "tolerations": [{"key": "ours"}]}
     spec = phase1({"profiles": {"mine": own}, "stages": {"phase1": {"profile": "mine"}}})
     labels = {"nvidia.com/gpu.memory": "40960", "nvidia.com/gpu.count": "4", "pool": "ours"}
     assert fits(spec, labels)
