@@ -10,6 +10,7 @@ from k8s.client import Object
 
 GPU = "nvidia.com/gpu"
 SHOWN = 12
+IN_GIB = {"memory": "GiB of memory", "ephemeral-storage": "GiB of disk"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def _size_reasons(node: Object, pod: Object) -> list[str]:
     for resource, wanted in requests(pod).items():
         there = quantity(has.get(resource, "0"))
         if wanted > there:
-            out.append(f"has {_size(resource, there)}, wants {_size(resource, wanted)}")
+            unit = 2**30 if resource in IN_GIB else 1
+            out.append(f"has {there / unit:.4g} {IN_GIB.get(resource, resource)}, wants {wanted / unit:.4g}")
     return out
 
 
@@ -161,12 +163,6 @@ def quantity(text: str | int) -> float:
     from kubernetes.utils.quantity import parse_quantity
 
     return float(parse_quantity(str(text)))
-
-
-def _size(resource: str, amount: float) -> str:
-    if resource in ("memory", "ephemeral-storage") or resource.startswith("hugepages"):
-        return f"{amount / 2**30:.1f} GiB of {resource}"
-    return f"{amount:g} {resource}"
 
 
 def _gpus(node: Object) -> int:

@@ -58,7 +58,7 @@ def test_each_node_says_why_it_does_not_fit() -> None:
     ("spec", "there", "reason"),
     [
         (pod(["Tesla-T4"], 2, tolerant=False), PAIR, "taint nvidia.com/gpu=present:NoSchedule is not tolerated"),
-        (pod(["Tesla-T4"], 2, "128Gi"), PAIR, "has 64.0 GiB of memory, wants 128.0 GiB of memory"),
+        (pod(["Tesla-T4"], 2, "128Gi"), PAIR, "has 64 GiB of memory, wants 128"),
         (pod(["Tesla-T4"], 2), node("t4-0", 2, "Tesla-T4", unschedulable=True), "it is cordoned"),
         ({"nodeSelector": {"pool": "a"}, "containers": []}, NODES[0], "label pool is missing, wants 'a'"),
     ],
