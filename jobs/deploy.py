@@ -204,8 +204,7 @@ def _look_at_store(recipe: "Recipe", scope: list[str], values: dict[str, Any], w
     """The run's salt; UserError when a stage outside is not done, an input is missing, or memory cannot suffice."""
     from jobs.run import pinned
     from pipeline.errors import UserError
-    from pipeline.recipe.profiles import profile_names
-    from pipeline.reporting.plan import plan_of
+    from pipeline.reporting.plan import check_fits, plan_of
     from pipeline.store.runs import salt_of
     from pipeline.store.standing import is_done
     from pipeline.store.status import why_not_done
@@ -224,14 +223,7 @@ def _look_at_store(recipe: "Recipe", scope: list[str], values: dict[str, Any], w
                     f"stage {name!r} needs {other!r}, which is not done: {why_not_done(store, lock, other)}",
                     f"Run it first: make deploy-stage STAGE={other} RECIPE={word}",
                 )
-    names = profile_names({name: settings.profile for name, settings in recipe.stages.items()}, override)
-    for plan in plans:
-        if plan.name in scope and not plan.done and plan.fits is False:
-            raise UserError(
-                f"stage {plan.name!r} takes about {plan.memory_gib:.1f} GiB of a card, and profile "
-                f"{names[plan.name]!r} has {plan.card_gib} GiB: {'; '.join(plan.lines)}",
-                "Choose another --profile, or lower per_device_train_batch_size, max_length or lora.r",
-            )
+    check_fits([plan for plan in plans if plan.name in scope])
     return salt_of(store, lock)
 
 

@@ -55,15 +55,18 @@ def engine(
         str | None, typer.Option("--for", metavar="RUN:STAGE", help="Take model, settings and name from a stage.")
     ] = None,
     settings: JsonSettings = None,
+    promotion: Annotated[
+        int | None, typer.Option(envvar="HANFORGE_PROMOTION", help="Serve this promotion, not the highest.")
+    ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the command and end.")] = False,
 ) -> None:
     """Serve a model with vLLM in this process; refuses what vLLM cannot load, with the reason, before it starts."""
-    from pipeline.engine.launch import Launch, folder_of, settings_from
+    from pipeline.engine.launch import Launch, served, settings_from
     from pipeline.store.probe import open_store
 
     opened = open_store(store)
     chosen, name = settings_from(opened, for_stage, settings)
-    launch = Launch.of(folder_of(opened, model, for_stage), chosen, served_model_name or name, host, port)
+    launch = Launch.of(served(opened, model, for_stage, promotion), chosen, served_model_name or name, host, port)
     if show:
         typer.echo(launch.line())
     else:

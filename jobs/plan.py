@@ -21,10 +21,13 @@ def plan(
     explain: Annotated[bool, typer.Option("--explain", help="Print the arithmetic behind every figure.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Print the DAG: what each stage reads and writes, whether it is done, its steps, tokens, disk and memory."""
+    """Print the DAG: what each stage reads and writes, whether it is done, its steps, tokens, disk and memory.
+
+    Ends with 2 when a stage that is not done does not fit its profile's cards.
+    """
     options.configure_logging()
     from pipeline.recipe.load import load_recipe
-    from pipeline.reporting.plan import plan_of
+    from pipeline.reporting.plan import check_fits, plan_of
 
     given = options.assignments(inputs, "--input")
     planned = plan_of(load_recipe(recipe, overlay, sets), store, given, profile, profiles)
@@ -32,6 +35,7 @@ def plan(
         options.print_json(planned.plain())
     else:
         _print(planned, explain)
+    check_fits(planned.stages)
 
 
 def _print(plan: "Plan", explain: bool) -> None:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from pipeline.engine.adapter import base_of, is_adapter, lora_arguments
 from pipeline.engine.loadable import check_loadable
 from pipeline.engine.server import command, environment
 from pipeline.engine.settings import EngineSettings
@@ -28,10 +29,13 @@ class Launch:
     variables: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, settings: EngineSettings, name: str, host: str, port: int) -> "Launch":
+    def of(cls, model: "Served", settings: EngineSettings, name: str, host: str, port: int) -> "Launch":
         """Check that vLLM can load a checkpoint's folder; UserError with the reason when not."""
-        check_loadable(folder, settings)
-        return cls(command(folder, settings, served_name=name, host=host, port=port), environment(settings))
+        check_loadable(model.folder, settings)
+        lora = lora_arguments(model.adapter, name) if model.adapter is not None else []
+        served = f"{name}-base" if lora else name
+        words = command(model.folder, settings, served_name=served, host=host, port=port)
+        return cls([*words, *lora], environment(settings))
 
     def line(self) -> str:
         """The command as one line for a shell."""
@@ -44,10 +48,23 @@ class Launch:
         os.execvpe(self.words[0], self.words, {**os.environ, **self.variables})
 
 
-def folder_of(store: Store, model: str | None, stage: str | None) -> Path:
-    """The local folder of MODEL, or of the model that a stage (RUN:STAGE) asks, as its run pinned it."""
+@dataclass(frozen=True)
+class Served:
+    """Local folders: a checkpoint, and the adapter over it where that is what is served."""
+
+    folder: Path
+    adapter: Path | None = None
+
+
+def served(store: Store, model: str | None, stage: str | None, promotion: int | None = None) -> Served:
+    """The local files of MODEL, or of the model that a stage (RUN:STAGE) asks, as its run pinned it.
+
+    `promotion` means that number and not the highest, for `promoted@RECIPE`.
+    """
     if model is not None:
-        return named_model(store, model).path()
+        named = named_model(store, model, promotion)
+        folder = named.path()
+        return Served(base_of(store, named, folder), folder) if is_adapter(folder) else Served(folder)
     if stage is None:
         raise UserError("neither a MODEL nor --for is given", "Name what is to be served")
     run, _, name = stage.rpartition(":")
@@ -55,7 +72,7 @@ def folder_of(store: Store, model: str | None, stage: str | None) -> Path:
     reference = asking.settings.teacher.model if asking.settings.kind == "augment" else asking.settings.model
     if reference is None:
         raise UserError(f"--for {stage!r}: its teacher has no model, only an endpoint", "Name the MODEL")
-    return asking.model_path(reference)
+    return Served(asking.model_path(reference))
 
 
 def settings_from(store: Store, stage: str | None, text: str | None) -> tuple[EngineSettings, str]:
@@ -74,8 +91,8 @@ def settings_from(store: Store, stage: str | None, text: str | None) -> tuple[En
             raise UserError(
                 f"--for {stage!r}: a {settings.kind} stage has no engine", "Name an augment, evaluate or serve stage"
             )
-        served = getattr(settings, "served_model_name", None)
-        return (engine, DEFAULT_NAME) if served is None else (engine.at(lock.stages[name].execution.precision), served)
+        asked = getattr(settings, "served_model_name", None)
+        return (engine, DEFAULT_NAME) if asked is None else (engine.at(lock.stages[name].execution.precision), asked)
     try:
         return EngineSettings.model_validate_json(text or "{}"), DEFAULT_NAME
     except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from pipeline.errors import UserError
 from pipeline.merging.settings import MergeSettings
 from pipeline.recipe import models
 from pipeline.recipe.images import image_of
@@ -129,6 +130,17 @@ def plan_of(
     names = profile_names({name: settings.profile for name, settings in recipe.stages.items()}, profile)
     stages = [_stage_plan(planner, name, names[name], absent) for name in models.order(recipe)]
     return Plan(recipe.name, recipe.description, stages, absent)
+
+
+def check_fits(stages: list[StagePlan]) -> None:
+    """UserError, with the arithmetic, when a stage that is not done takes more memory than its profile's cards have."""
+    for stage in stages:
+        if not stage.done and stage.fits is False:
+            raise UserError(
+                f"stage {stage.name!r} takes about {stage.memory_gib:.1f} GiB of a card, and profile "
+                f"{stage.profile!r} has {stage.card_gib} GiB: {'; '.join(stage.lines)}",
+                "Choose another profile, or lower per_device_train_batch_size, max_length or lora.r",
+            )
 
 
 def _stage_plan(planner: _Planner, name: str, profile: str, absent: dict[str, str]) -> StagePlan:

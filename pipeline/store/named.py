@@ -30,10 +30,13 @@ class NamedModel:
         return staged(self.files)
 
 
-def named_model(store: Store, word: str) -> NamedModel:
-    """Resolve a MODEL word; UserError when it names nothing, or more than one thing."""
+def named_model(store: Store, word: str, promotion_number: int | None = None) -> NamedModel:
+    """Resolve a MODEL word; UserError when it names nothing, or more than one thing.
+
+    With `promotion_number` the word `promoted[@RECIPE]` means that promotion and not the highest.
+    """
     if word.partition("@")[0] == "promoted":
-        promotion = newest_promotion(store, word.partition("@")[2])
+        promotion = newest_promotion(store, word.partition("@")[2], promotion_number)
         return run_output(
             store, f"{promotion['run']}:{promotion['stage']}", f"promotion {promotion['n']} of {promotion['recipe']}"
         )

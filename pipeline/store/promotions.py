@@ -28,8 +28,8 @@ def promotions(store: Store, recipe: str) -> list[Promotion]:
     return [_read(store, entry) for entry in _entries(store, recipe)]
 
 
-def newest_promotion(store: Store, recipe: str = "") -> Promotion:
-    """The highest promotion of a recipe, or of the only recipe that has any; UserError when there is none."""
+def newest_promotion(store: Store, recipe: str = "", n: int | None = None) -> Promotion:
+    """The highest promotion of a recipe, or of the only recipe that has any, or its number `n`; UserError for none."""
     names = [recipe] if recipe else store.folders("promotions")
     if len(names) > 1:
         raise UserError(
@@ -40,7 +40,13 @@ def newest_promotion(store: Store, recipe: str = "") -> Promotion:
         raise UserError(
             f"nothing is promoted{f' for recipe {recipe!r}' if recipe else ''} in {store.url}", "hanforge promote MODEL"
         )
-    return found
+    numbers = {record["n"]: record for record in promotions(store, names[0])} if n is not None else {}
+    if n is not None and n not in numbers:
+        raise UserError(
+            f"recipe {names[0]!r} has no promotion {n} in {store.url}; it has {', '.join(map(str, numbers))}",
+            "Name one of these, or none for the highest",
+        )
+    return found if n is None else numbers[n]
 
 
 def highest_promotion(store: Store, recipe: str) -> Promotion | None:

@@ -4,13 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
-from pipeline.engine.launch import folder_of, settings_from
+from pipeline.engine.adapter import lora_arguments
+from pipeline.engine.launch import served, settings_from
 from pipeline.engine.settings import EngineSettings
 from pipeline.errors import UserError
 from pipeline.store.objects import Store
+from pipeline.store.promotions import promotion_key
 from tests.engine.tiny import bare_checkpoint
+from tests.merging.stages import commit_folder, locked
 from tests.servers.process import ROOT
 from tests.teacher.runs import augment_settings, prepared_rows, with_prepared
 
@@ -64,7 +68,7 @@ def test_a_sidecar_serves_what_its_stage_asks(tmp_path: Path) -> None:
         },
     )
     for name, words in (("augment", "--served-model-name exaone"), ("evaluate", "--dtype bfloat16")):
-        assert (folder_of(store, None, f"{lock.run_id}:{name}") / "config.json").read_bytes() == (
+        assert (served(store, None, f"{lock.run_id}:{name}").folder / "config.json").read_bytes() == (
             folder / "config.json"
         ).read_bytes()
         done = engine(tmp_path / "store", "--for", f"{lock.run_id}:{name}")
@@ -72,3 +76,57 @@ def test_a_sidecar_serves_what_its_stage_asks(tmp_path: Path) -> None:
     assert settings_from(store, f"{lock.run_id}:evaluate", None)[1] == "model"
     refused = engine(tmp_path / "store")
     assert refused.returncode == 2 and "neither a MODEL nor --for" in refused.stderr
+
+
+def adapter(folder: Path, **changes: object) -> Path:
+    folder.mkdir()
+    config = {"r": 24, "peft_type": "LORA", "base_model_name_or_path": "/gone", "use_dora": False, **changes}
+    (folder / "adapter_config.json").write_bytes(orjson.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "chat_template.jinja").write_text("x")
+    return folder
+
+
+def test_an_adapter_is_served_over_the_base_that_its_run_pinned(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path / 'store'}")
+    base = bare_checkpoint(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    stages = {"phase1": {"kind": "train", "base": str(base), "data": str(tmp_path / "rows.jsonl")}}
+    lock = locked(store, stages)
+    commit_folder(store, lock, "phase1", "adapter", adapter(tmp_path / "adapter"))
+    done = engine(tmp_path / "store", f"{lock.run_id}:phase1", "--served-model-name", "k")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "--served-model-name k-base",
+        "--enable-lora --max-lora-rank 32 --lora-modules k=",
+        "--chat-template",
+    ):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"use_dora": True}, "use_dora"),
+        ({"r": 1024}, "rank 512"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_serve_is_refused(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=f"{words}.*merge stage"):
+        lora_arguments(adapter(tmp_path / "adapter", **changes), "k")
+
+
+def test_a_pod_serves_the_promotion_that_its_annotation_names(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path / 'store'}")
+    models = [bare_checkpoint(tmp_path / f"model{n}", max_position_embeddings=1000 + n) for n in (1, 2)]
+    for n, folder in enumerate(models, 1):
+        lock = locked(store, {"merge": {"kind": "merge", "base": str(folder), "adapter": str(folder)}}, f"r{n}")
+        commit_folder(store, lock, "merge", "model", folder)
+        record = {"n": n, "recipe": "demo", "run": lock.run_id, "stage": "merge", "by": "test"}
+        store.create(promotion_key("demo", n), orjson.dumps(record))
+    for number, model in ((None, models[1]), (1, models[0]), (2, models[1])):
+        found = served(store, "promoted@demo", None, number).folder / "config.json"
+        assert found.read_bytes() == (model / "config.json").read_bytes()
+    with pytest.raises(UserError, match="no promotion 3 in .*it has 1, 2"):
+        served(store, "promoted", None, 3)

@@ -104,3 +104,11 @@ def test_a_store_that_refuses_says_which_way(
 ) -> None:
     use_s3(monkeypatch, s3.environment(access_key=key))
     assert expected in refused("run", "demo", "--store", f"s3://{bucket or s3.new_bucket()}/store")
+
+
+def test_plan_refuses_what_does_not_fit_with_the_arithmetic(tmp_path: Path) -> None:
+    words = ["plan", "korean-vla", "--store", str(tmp_path), "--profile", "phase1=t4-pair", "--json"]
+    done = subprocess.run([sys.executable, "-m", "jobs", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and json.loads(done.stdout)["recipe"] == "korean-vla"
+    for part in ("'phase1' takes about 2", "'t4-pair' has 14.7 GiB", "8.77 B parameters", "r=16", "activations"):
+        assert part in done.stderr
