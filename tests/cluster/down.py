@@ -13,7 +13,8 @@ def main() -> None:
     try:
         with alone():
             ended = theirs.down() or own.down()
-            KUBECONFIG.unlink(missing_ok=True)
+            if not own.first_processes():
+                KUBECONFIG.unlink(missing_ok=True)
     except Unavailable as error:
         print(f"cluster-down: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -38,6 +39,7 @@ from tests.cluster.layout import (
 
 SERVER = f"https://{CONTROL_ADDRESS}:{API_PORT}"
 UNSHARE = ["unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--mount-proc", "--propagation", "private"]
+HIDDEN = (Path("/run"), Path("/var/lib"), Path("/var/log"))  # each node has its own
 PACKAGES = {  # Debian's package -> what shows that it is there
     "containerd": ("containerd", "ctr", "containerd-shim-runc-v2"),
     "runc": ("runc",),
@@ -70,11 +72,9 @@ cluster.local in-addr.arpa {{
 """
 
 
-def first_process() -> int | None:
-    """The id of the running cluster's first process; None where none runs.
-
-    Raises Unavailable where it runs from another cache folder: one machine has one such cluster.
-    """
+def first_processes() -> dict[Path, int]:
+    """The first process of each cluster that runs on this machine, by the cache folder it was started from."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -82,11 +82,13 @@ def first_process() -> int | None:
             except OSError:
                 continue
             if words[1:3] == ["-m", "tests.cluster.machine"]:
-                cache = Path(words[3]).parent
-                if cache != CACHE:
-                    raise Unavailable(f"a cluster of HANFORGE_CLUSTER_CACHE={cache} runs already: use or end that one")
-                return int(entry.name)
-    return None
+                found[Path(words[3]).parent] = int(entry.name)
+    return found
+
+
+def first_process() -> int | None:
+    """The first process of the cluster of this cache folder; None where it does not run."""
+    return first_processes().get(CACHE)
 
 
 def running() -> bool:
@@ -102,6 +104,8 @@ def up() -> str:
             return f"already up: {SERVER}, nodes {', '.join(NODES)}"
     _require_machine()
     down()
+    for cache in first_processes():
+        raise Unavailable(f"a cluster of HANFORGE_CLUSTER_CACHE={cache} runs on this machine: end that one first")
     network.refuse_taken_networks()
     _install_packages()
     programs = build.build()
@@ -127,6 +131,8 @@ def _require_machine() -> None:
         raise Unavailable(
             f"no kubeconfig, no kind, and a cluster of its own needs {' and '.join(missing)}: get one of the three"
         )
+    if any(folder in CACHE.parents for folder in HIDDEN):
+        raise Unavailable(f"the nodes cannot see {CACHE}: choose a folder outside {', '.join(map(str, HIDDEN))}")
     allowed = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
     if allowed.returncode:
         raise Unavailable(f"this machine allows no namespaces ({allowed.stderr.strip()}): use a kubeconfig or kind")
@@ -186,6 +192,9 @@ def _write_kubeconfig() -> None:
     KUBECONFIG.unlink(missing_ok=True)
     KUBECONFIG.touch(mode=0o600)
     KUBECONFIG.write_text((STATE / "kubeconfigs" / "admin").read_text())
+    owner = ROOT.stat()  # who calls this with sudo reads it without
+    for path in (KUBECONFIG.parent.parent, KUBECONFIG.parent, KUBECONFIG):
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _start(programs: Path) -> None:
@@ -235,11 +244,15 @@ def down() -> str:
     """End the cluster and remove its state; leave the programs that were built. Gives a line about it."""
     pid = first_process()
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         network.wait_until(lambda: first_process() is None, "the cluster's processes to end")
-    if network.exists(LINK):  # the kernel keeps its other end's namespace until the last connection times out
+    if (
+        network.exists(LINK) and not first_processes()
+    ):  # the kernel keeps its other end's namespace until the last connection times out
         network.ip("link", "delete", LINK)
-    _remove_cgroups()
+    if not first_processes():
+        _remove_cgroups()
     existed = STATE.exists()
     shutil.rmtree(STATE, ignore_errors=True)
     return "ended the cluster; what was built stays in its cache" if pid or existed else "no cluster runs"

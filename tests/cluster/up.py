@@ -33,7 +33,7 @@ def alone() -> Iterator[None]:
 
 def up(choice: str) -> str:
     """Bring a cluster up and give one line that describes it. Raises Unavailable."""
-    if choice == "own" or own.running():
+    if choice == "own" or (choice == "auto" and own.running()):
         return own.up()
     if choice == "existing" or (choice == "auto" and theirs.usable_kubeconfig()):
         return theirs.adopt()
