@@ -215,14 +215,14 @@ def _look_at_store(recipe: "Recipe", scope: list[str], values: dict[str, Any], w
         override = _override(recipe, values)
         pairs = [f"{name}={url}" for name, url in (values.get("inputs") or {}).items()]
         lock = pinned(store, recipe, pairs, override, profiles, narrowed=set(scope) != set(recipe.stages))
+        for name in scope:
+            for other in lock.stages[name].needs:
+                if other not in scope and not is_done(store, lock, other):
+                    raise UserError(
+                        f"stage {name!r} needs {other!r}, which is not done: {why_not_done(store, lock, other)}",
+                        f"Run it first: make deploy-stage STAGE={other} RECIPE={word}",
+                    )
         plans = plan_of(recipe, store.url, values.get("inputs") or {}, override, profiles).stages
-    for name in scope:
-        for other in lock.stages[name].needs:
-            if other not in scope and not is_done(store, lock, other):
-                raise UserError(
-                    f"stage {name!r} needs {other!r}, which is not done: {why_not_done(store, lock, other)}",
-                    f"Run it first: make deploy-stage STAGE={other} RECIPE={word}",
-                )
     check_fits([plan for plan in plans if plan.name in scope])
     return salt_of(store, lock)
 

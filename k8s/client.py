@@ -74,8 +74,10 @@ class Cluster:
 
     def list(self, resource: Resource, selector: str = "", fields: str = "", everywhere: bool = False) -> Object:
         """Every object that the label and field selectors match: {"metadata": {"resourceVersion"}, "items": [...]}"""
-        found = self._ask("list", resource, "GET", query=_selecting(selector, fields), everywhere=everywhere)
-        return found or {"metadata": {"resourceVersion": "0"}, "items": []}
+        found = self._ask("list", resource, "GET", query=_selecting(selector, fields), everywhere=everywhere) or {}
+        kind = {"apiVersion": found["apiVersion"], "kind": found["kind"].removesuffix("List")}
+        found["items"] = [kind | item for item in found["items"]]  # a list leaves out what all its items are
+        return found
 
     def create(self, resource: Resource, body: Object, dry_run: bool = False) -> Object | None:
         """Create the object; None when one of its name is there (HTTP 409)."""
@@ -262,20 +264,20 @@ def connect(namespace: str | None = None, context: str | None = None) -> Cluster
             config.load_incluster_config(client_configuration=settings)
             own = NAMESPACE_FILE.read_text("utf-8").strip()
         else:
-            if not any(Path(path).exists() for path in _kubeconfig().split(os.pathsep)):
+            if not any(Path(path).exists() for path in kubeconfig().split(os.pathsep)):
                 raise FileNotFoundError("it does not exist")
-            config.load_kube_config(_kubeconfig(), context=context, client_configuration=settings)
+            config.load_kube_config(kubeconfig(), context=context, client_configuration=settings)
             own = _context_namespace(context)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"no cluster: the kubeconfig {_kubeconfig()!r} cannot be used: {error}",
+            f"no cluster: the kubeconfig {kubeconfig()!r} cannot be used: {error}",
             "Set KUBECONFIG to a kubeconfig of your cluster, or name one of its contexts with --context",
         ) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("yaml", "ruamel"):
             raise
         raise UserError(
-            f"the kubeconfig {_kubeconfig()!r} is not valid YAML: {' '.join(str(error).split())}", "Correct KUBECONFIG"
+            f"the kubeconfig {kubeconfig()!r} is not valid YAML: {' '.join(str(error).split())}", "Correct KUBECONFIG"
         ) from error
     return Cluster(client.ApiClient(settings), namespace or own)
 
@@ -286,14 +288,15 @@ def reachable(cluster: Cluster) -> str:
         raw = retried(f"asking {cluster.host}", lambda: cluster._send("GET", "/version"))
     except Trouble as error:
         raise UserError(
-            f"the cluster at {cluster.host} (kubeconfig {_kubeconfig()!r}) does not answer: {_root(error)}",
+            f"the cluster at {cluster.host} (kubeconfig {kubeconfig()!r}) does not answer: {_root(error)}",
             "Start it, or correct the server's address in the kubeconfig, or name another context with --context",
         ) from error
     cluster._check(raw.status, raw.data, "get", Resource("version", namespaced=False), "")
     return str(json.loads(raw.data).get("gitVersion", ""))
 
 
-def _kubeconfig() -> str:
+def kubeconfig() -> str:
+    """The kubeconfig's path; several with colons between, as kubectl reads $KUBECONFIG."""
     return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
@@ -309,6 +312,6 @@ def _root(error: HanforgeError) -> str:
 def _context_namespace(context: str | None) -> str:
     from kubernetes import config
 
-    contexts, active = config.list_kube_config_contexts(_kubeconfig())
+    contexts, active = config.list_kube_config_contexts(kubeconfig())
     chosen = next((item for item in contexts if item["name"] == context), active)
     return str(chosen.get("context", {}).get("namespace") or "default")

@@ -186,8 +186,8 @@ def _placed(cluster: Cluster, pods: dict[str, Object], any_nodes: bool, notes: l
         found = nodes.candidates(known, spec)
         if all(each.reasons for each in found):
             unplaced.setdefault(nodes.in_words(found), []).append(who)
-    for words, who in unplaced.items():
-        what = f"{', '.join(who)}: no node takes its pod: {words}"
+    for words, whose in unplaced.items():
+        what = f"{', '.join(whose)}: no node takes its pod: {words}"
         if any_nodes:
             notes.append(what)
             continue

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from k8s.client import Object
+from k8s.client import Object, kubeconfig
 from pipeline.errors import Trouble, UserError
 
 Values = dict[str, Any]
@@ -94,7 +94,7 @@ def _packaged_render(chart: Path, release: str, namespace: str, values: Values) 
 def _packaged_install(chart: Path, release: str, namespace: str, values: Values, context: str | None) -> None:
     package = _package()
     try:
-        with package.Config(namespace=namespace, kube_context=context) as config, package.Chart.load(chart) as loaded:
+        with _connected(package, namespace, context) as config, package.Chart.load(chart) as loaded:
             try:
                 config.status(release)
             except package.HelmNotFoundError:
@@ -103,6 +103,13 @@ def _packaged_install(chart: Path, release: str, namespace: str, values: Values,
                 config.upgrade(loaded, release, values, namespace=namespace, timeout=HELM_SECONDS)
     except package.HelmError as error:
         raise _refused(str(error)) from error
+
+
+def _connected(package: Any, namespace: str, context: str | None) -> Any:
+    """The kubeconfig by its path: the library keeps the environment that it was loaded in."""
+    path = kubeconfig()
+    named = path if os.pathsep not in path and Path(path).exists() else None
+    return package.Config(kubeconfig_path=named, namespace=namespace, kube_context=context)
 
 
 def _package() -> Any:
