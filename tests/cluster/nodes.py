@@ -52,7 +52,8 @@ def load_image(image: str | Path, node: str) -> None:
     if not own.running():
         theirs.load_image(image, node)
         return
-    command = [*entrance(node), "ctr", "--namespace", NAMESPACE, "images", "import", "-"]
+    ctr = [*entrance(node), "ctr", "--namespace", NAMESPACE]
+    command = [*ctr, "images", "import", "-"]
     if Path(image).is_file():
         with Path(image).open("rb") as tar:
             done = subprocess.run(command, stdin=tar, capture_output=True, text=True)
@@ -63,6 +64,7 @@ def load_image(image: str | Path, node: str) -> None:
             raise Unavailable(f"`docker save {image}` failed: is there such an image, and does dockerd run?")
     if done.returncode:
         raise Unavailable(f"{node} did not take {image}: {done.stderr.strip()}")
+    subprocess.run([*ctr, "content", "prune", "references"], check=True)  # unpacked: the layers' tars may go
 
 
 def images(node: str) -> set[str]:
