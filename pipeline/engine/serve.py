@@ -1,10 +1,14 @@
-"""serve, on one machine: start vLLM on the highest promotion, ask it, and commit the proof that names the promotion.
+"""serve: the highest promotion answers, by a vLLM of the stage's own or where it is deployed; commit the proof of it.
 
 A later promotion needs a proof of its own, so proofs lie beside the manifest, one per n: `proofs/<n>.json`.
 """
 
 import asyncio
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -15,7 +19,9 @@ from pipeline.engine.local import begins_inside, fitted
 from pipeline.engine.protocol import Answer, Endpoint, Failure
 from pipeline.engine.server import serving
 from pipeline.engine.settings import ServeSettings
+from pipeline.engine.special import FILES, special_beside_tags
 from pipeline.errors import Trouble, UserError
+from pipeline.scoring.template import TEMPLATE_FILES
 from pipeline.store.commit import Counts, dumped
 from pipeline.store.named import named_model, run_output
 from pipeline.store.promotions import newest_promotion, proof_key
@@ -24,38 +30,68 @@ from pipeline.store.standing import is_done
 from pipeline.text.thinking import split_thinking
 
 SERVED_NAME = "promoted"
+KEY_VARIABLE = "VLLM_API_KEY"  # of the deployed server, as vLLM itself calls it
 
 
-def preflight(stage: Stage) -> None:
-    """UserError when nothing is promoted or vLLM cannot load what is."""
+@dataclass(frozen=True)
+class Deployed:
+    """A Deployment that follows promotions: where it answers and as what, and `roll(n, stop_requested)`, which returns
+    when it serves promotion n."""
+
+    url: str
+    model: str
+    roll: Callable[[int, Callable[[], bool]], None]
+
+
+def preflight(stage: Stage, deployed: Deployed | None = None) -> None:
+    """UserError when nothing is promoted, or vLLM here cannot load what is."""
     promoted = named_model(stage.store, f"promoted@{stage.recipe_name}")
-    check_loadable(promoted.path(), stage.settings.engine)
+    if deployed is None:
+        check_loadable(promoted.path(), stage.settings.engine)
 
 
-def run(stage: Stage) -> None:
-    """Prove that the highest promotion answers; a promotion that overtakes us meanwhile is proved next."""
+def run(stage: Stage, deployed: Deployed | None = None) -> None:
+    """Prove that the highest promotion answers, by a vLLM of our own or where it is `deployed`; a promotion that
+    overtakes us meanwhile is proved next."""
     while not is_done(stage.store, stage.lock, stage.name):
         stage.stop.raise_if_requested()
         promotion = newest_promotion(stage.store, stage.recipe_name)
-        proof = _proved(stage, promotion)
+        proof = _proved(stage, promotion, deployed)
         stage.store.create(proof_key(stage.directory, int(promotion["n"])), dumped(proof))
         _commit(stage, int(promotion["n"]))
 
 
-def _proved(stage: Stage, promotion: dict[str, Any]) -> dict[str, Any]:
-    settings: ServeSettings = stage.settings
+@contextmanager
+def _answering(
+    stage: Stage, promotion: dict[str, Any], deployed: Deployed | None
+) -> Iterator[tuple[Endpoint, Callable[[], None], bool]]:
+    """Where the promotion answers, a check that its process lives, and whether its thinking begins without a tag."""
     label = f"promotion {promotion['n']}"  # by its own run and stage: the highest may be another one by now
-    model = run_output(stage.store, f"{promotion['run']}:{promotion['stage']}", label).path()
-    engine = fitted(settings.engine, model)
-    began = time.monotonic()
+    named = run_output(stage.store, f"{promotion['run']}:{promotion['stage']}", label)
+    if deployed is not None:
+        deployed.roll(int(promotion["n"]), lambda: stage.stop.requested)
+        files = named.path((*FILES, *TEMPLATE_FILES))  # no weights are fetched to ask
+        key = KEY_VARIABLE if KEY_VARIABLE in os.environ else None
+        endpoint = Endpoint(deployed.url, deployed.model, key, special_beside_tags(files))
+        yield endpoint, lambda: None, begins_inside(files, stage.settings.engine)
+        return
+    model = named.path()
+    engine = fitted(stage.settings.engine, model)
     log = stage.scratch() / "vllm.log"
     with serving(
         model, engine, served_name=SERVED_NAME, log=log, stop_requested=lambda: stage.stop.requested
     ) as server:
+        yield server.endpoint(model), server.check, begins_inside(model, engine)
+
+
+def _proved(stage: Stage, promotion: dict[str, Any], deployed: Deployed | None) -> dict[str, Any]:
+    settings: ServeSettings = stage.settings
+    began = time.monotonic()
+    with _answering(stage, promotion, deployed) as (endpoint, check, inside):
         ready = time.monotonic()
-        answer = asyncio.run(_ask(server.endpoint(model), settings, server.check))
+        answer = asyncio.run(_ask(endpoint, settings, check))
     text = answer.content
-    if settings.enable_thinking and begins_inside(model, engine) and "<think>" not in text:
+    if settings.enable_thinking and inside and "<think>" not in text:
         text = f"<think>{text}"
     parts = split_thinking(text)
     if not parts.answer:

@@ -1,5 +1,6 @@
 """MODEL on the command line: `RUN:STAGE[/OUTPUT]`, `promoted[@RECIPE]`, a folder or URL, or a mirrored Hub id."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,9 @@ class NamedModel:
     lock: RunLock | None = None
     stage: str | None = None
 
-    def path(self) -> Path:
-        """A local folder with the files, checked against their checksums."""
-        return staged(self.files)
+    def path(self, only: Sequence[str] = ()) -> Path:
+        """A local folder with the files, or with `only` these of them, checked against their checksums."""
+        return staged([file for file in self.files if not only or file.name in only])
 
 
 def named_model(store: Store, word: str, promotion_number: int | None = None) -> NamedModel:

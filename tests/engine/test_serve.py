@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.engine.serve import preflight, run
+from pipeline.engine.serve import Deployed, preflight, run
 from pipeline.errors import UserError
 from pipeline.recipe.load import Document, validated
 from pipeline.store.commit import Counts
@@ -16,6 +16,7 @@ from pipeline.store.runs import RunLock, create_run, resolve
 from pipeline.store.stage import Stage
 from pipeline.store.standing import standing
 from tests.engine.tiny import bare_checkpoint
+from tests.servers.openai_endpoint import openai_server
 
 
 def scripted_server(model: Path, settings: Any, *, served_name: str, host: str, port: int) -> list[str]:
@@ -80,3 +81,16 @@ def test_the_proof_names_the_promotion_and_a_new_one_wants_a_new_proof(stage: St
     run(stage)
     assert is_done(stage)
     assert orjson.loads(stage.store.read(stage.directory.key("proofs", "2.json")))["promotion"]["n"] == 2
+
+
+def test_a_deployment_is_rolled_and_asked_in_place_of_a_server_of_ones_own(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engine.server.command", None)  # nothing is started here
+    promote(stage.store, stage.lock, 4)
+    rolled: list[int] = []
+    with openai_server("--model", "hanforge") as server:
+        run(stage, Deployed(server.url, "hanforge", lambda n, stop_requested: rolled.append(n)))
+    assert rolled == [4] and is_done(stage)
+    proof = orjson.loads(stage.store.read(stage.directory.key("proofs", "4.json")))
+    assert proof["promotion"]["n"] == 4 and proof["answer"] == "정답: 7"

@@ -189,6 +189,7 @@ spec:
         {{- if $stage.rolls }}
         - {name: HANFORGE_SERVE_DEPLOYMENT, value: {{ $v.serve.deployment | quote }}}
         - {name: HANFORGE_SERVE_ENDPOINT, value: {{ $v.serve.url | default (printf "http://%s:8000/v1" $v.serve.deployment) | quote }}}
+        - {name: HANFORGE_SERVE_MODEL, value: {{ $v.serve.model | quote }}}
         {{- end }}
         {{- range include "hanforge.userEnv" ($stage.own.env | default list) | fromJsonArray }}
         - {{ toJson . }}
