@@ -92,13 +92,12 @@ def _print_pair(console: Any, example: dict[str, Any]) -> None:
 
 
 def _line(value: Any) -> str:
-    from pipeline.reporting.samples import printable
+    from pipeline.reporting.samples import one_line
 
-    return " ".join(printable(str(value or "")).split())
+    return one_line(str(value or ""))
 
 
 def _value(value: Any) -> str:
-    from pipeline.reporting.figures import setting
+    from pipeline.reporting.figures import brief
 
-    text = _line("none" if value is None else setting(value))
-    return text if len(text) <= 70 else f"{text[:70]}..."
+    return "none" if value is None else _line(brief(value))

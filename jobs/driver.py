@@ -60,7 +60,7 @@ def driver(
 
 
 def _observe(store: "Store", chain: "Chain", namespace: str | None, stop: "StopFlag") -> None:
-    from k8s.client import connect
+    from k8s.connection import connect
     from k8s.driver import observe
 
     observe(connect(namespace), store, chain, stop)
@@ -80,7 +80,7 @@ def _drive(
     """The lock, what can be known to be wrong now, and then the chain (or the `states` of its stages, for Argo)."""
     from jobs.early import check_early
     from jobs.run import named_run
-    from k8s.client import connect
+    from k8s.connection import connect
     from k8s.driver import drive, open_stages, say_who
     from pipeline.local.chain import Options
     from pipeline.store.runs import check_contract, create_run

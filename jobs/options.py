@@ -77,7 +77,7 @@ def opened(store: str, run: str) -> "tuple[OpenStore, RunLock]":
 
 def cluster(namespace: str | None, context: str | None) -> "Cluster":
     """The cluster that the kubeconfig means, after it has answered once."""
-    from k8s.client import connect, reachable
+    from k8s.connection import connect, reachable
     from pipeline.store.retry import patience
 
     logging.getLogger("stamina").setLevel(logging.ERROR)  # the end says what each try would have said

@@ -60,10 +60,8 @@ def diff_of(store: Store, word_a: str, word_b: str, stage: str | None = None, ex
         "reads": _reads(a, b),
     }
     if a.fingerprint == b.fingerprint:
-        rows = document["a"]["rows"]
-        numbers = {"a": rows, "b": rows, "same": rows, "changed": 0, "left": 0, "came": 0}
-        empty: Document = {"reasons": {}, "sources": {}, "examples": []}
-        return {**document, "rows": numbers, "left": empty, "came": empty, "changed": {"sources": {}, "examples": []}}
+        rows = output_rows(store, a.lock, a.stage)
+        return {**document, **_found(Changes(rows.total, {}, [], Gone(), Gone()), rows, rows)}
     sets = _row_set(store, a, b), _row_set(store, b, a)
     with tempfile.TemporaryDirectory(prefix="hanforge-diff-", dir=os.environ.get("HANFORGE_SCRATCH")) as folder:
         found = compare(*sets, Path(folder), examples)
@@ -174,24 +172,24 @@ def _absence(lock: RunLock, other: RunLock, file: str) -> str:
 
 
 def _found(found: Changes, rows_a: OutputRows, rows_b: OutputRows) -> Document:
-    changed = sum(found.changed.values())
     left, came = _gone(found.left, rows_a), _gone(found.came, rows_b)
-    numbers = {
-        "a": rows_a.total,
-        "b": rows_b.total,
-        "same": found.same,
-        "changed": changed,
-        "left": sum(left["reasons"].values()),
-        "came": sum(came["reasons"].values()),
-    }
-    pairs = zip(_at(rows_a, [a for a, _ in found.changed_examples]),
-                _at(rows_b, [b for _, b in found.changed_examples]), strict=True)  # fmt: skip
-    sources = dict(sorted(found.changed.items()))
+    places_a, places_b = ([pair[side] for pair in found.changed_examples] for side in (0, 1))
+    pairs = zip(_at(rows_a, places_a), _at(rows_b, places_b), strict=True)
     return {
-        "rows": numbers,
+        "rows": {
+            "a": rows_a.total,
+            "b": rows_b.total,
+            "same": found.same,
+            "changed": sum(found.changed.values()),
+            "left": sum(left["reasons"].values()),
+            "came": sum(came["reasons"].values()),
+        },
         "left": left,
         "came": came,
-        "changed": {"sources": sources, "examples": [_changed_example(a, b) for a, b in pairs]},
+        "changed": {
+            "sources": dict(sorted(found.changed.items())),
+            "examples": [_changed_example(a, b) for a, b in pairs],
+        },
     }
 
 

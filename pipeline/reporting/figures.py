@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.reporting.scores import Metric
 
+LONGEST = 70
+
 
 def count(value: float) -> str:
     """Example: 1234567 -> "1,234,567" """
@@ -72,3 +74,9 @@ def setting(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def brief(value: Any) -> str:
+    """A setting's value in at most about 70 characters of one line."""
+    text = " ".join(setting(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

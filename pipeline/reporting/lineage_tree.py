@@ -1,16 +1,15 @@
 """A lineage as a tree on a terminal, the model at its root and raw files at its leaves."""
 
-import json
 from typing import Any
 
 from rich.markup import escape
 from rich.tree import Tree
 
+from pipeline.reporting.figures import brief
 from pipeline.reporting.samples import printable, sample_panel
 from pipeline.version import short_commit
 
 MOST_FILES = 12
-LONGEST = 70
 
 
 def lineage_tree(document: dict[str, Any]) -> Tree:
@@ -61,7 +60,8 @@ def _add_stage(
 
 
 def _facts(stage: dict[str, Any]) -> list[str]:
-    out = [f"[dim]{escape(_settings(stage['settings']))}[/]"] if stage["settings"] else []
+    settings = "; ".join(f"{key} {brief(value)}" for key, value in stage["settings"].items())
+    out = [f"[dim]{escape(settings)}[/]"] if settings else []
     if stage["rows"]:
         rows = stage["rows"]
         left_out = ", ".join(f"{reason} {count:,}" for reason, count in {**rows["rejected"], **rows["failed"]}.items())
@@ -74,17 +74,6 @@ def _facts(stage: dict[str, Any]) -> list[str]:
         out.append(f"[dim]on {run['world_size']} {run['device']}, {run['precision']}, attention {run['attention']}[/]")
     code = ", ".join(" at ".join(filter(None, (one["version"], short_commit(one["commit"])))) for one in stage["code"])
     return [*out, f"[dim]code: hanforge {escape(code)}[/]"] if code else out
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    shown = [f"{key} {_short(value)}" for key, value in settings.items()]
-    return ", ".join(shown)
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _add_rows(branch: Tree, sources: dict[str, dict[str, int]]) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.reporting.rows import Row, rejected_line
@@ -19,19 +19,9 @@ SHORT_CHARACTERS = 400
 ROLES = {"system": "dim", "user": "bold cyan", "assistant": "bold green"}
 _UNUSUAL = re.compile(r"[^\n\t -~가-힣]")  # may be harmful; all others are not
 SHOWN = {
-    "text",
-    "messages",
-    "source",
-    "origin",
-    "id",
-    "reason",
-    "detail",
-    "line",
-    "encoding",
-    "expected",
-    "answer",
+    "text", "messages", "source", "origin", "id", "reason", "detail", "line", "encoding", "expected", "answer",
     "reasoning",
-}
+}  # fmt: skip
 
 
 def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
@@ -40,7 +30,7 @@ def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
     place = "  ".join(str(row[key]) for key in ("source", "origin") if row.get(key))
     parts: list[RenderableType] = []
     if "reason" in row:
-        why = "  ".join(_one_line(str(row[key])) for key in ("reason", "detail") if row.get(key))
+        why = "  ".join(one_line(str(row[key])) for key in ("reason", "detail") if row.get(key))
         parts.append(Text(why, style="bold red"))
     messages = row.get("messages")
     if isinstance(messages, list):
@@ -55,7 +45,7 @@ def sample_panel(row: Row, number: int, of: int, full: bool = False) -> Panel:
         Group(*parts),
         title=escape(title),
         title_align="left",
-        subtitle=escape(_one_line(place)),
+        subtitle=escape(one_line(place)),
         subtitle_align="right",
         border_style="red" if "reason" in row else "blue",
     )
@@ -65,7 +55,7 @@ def printable(text: str) -> str:
     """The text with control characters escaped, which a hostile row could use to rewrite the terminal.
 
     Direction marks are escaped as well; new lines, tabs and the joiner that emoji need stay.
-    Example: "a\x1b[2Jb" -> "a\\x1b[2Jb"
+    Example: "a\\x1b[2Jb" -> "a\\\\x1b[2Jb"
     """
     return _UNUSUAL.sub(_escaped, text)
 
@@ -79,9 +69,7 @@ def _escaped(found: re.Match[str]) -> str:
 def _turn(message: Any, full: bool) -> RenderableType:
     role = str(message.get("role")) if isinstance(message, dict) else "?"
     content = str(message.get("content") or "") if isinstance(message, dict) else str(message)
-    parts: list[RenderableType] = [
-        Rule(Text(_one_line(role), style=ROLES.get(role, "bold")), align="left", style="dim")
-    ]
+    parts: list[RenderableType] = [Rule(Text(one_line(role), style=ROLES.get(role, "bold")), align="left", style="dim")]
     thinking = split_thinking(content)
     if thinking.reasoning is None:
         parts.append(_text(content, full))
@@ -113,14 +101,11 @@ def _predicted(row: Row, full: bool) -> list[RenderableType]:
 
 
 def _facts(facts: dict[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    table = Table.grid(Column(style="dim"), Column(style="dim", overflow="fold"), padding=(0, 2))
     for key, value in facts.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for name, item in inner:
-            shown = Text(_one_line(str(item))[:SHORT_CHARACTERS], style="dim")
-            table.add_row(Text(_one_line(f"{key}.{name}" if name else key)), shown)
+        inner = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        for name, item in inner.items():
+            table.add_row(Text(one_line(name)), Text(one_line(str(item))[:SHORT_CHARACTERS]))
     return table
 
 
@@ -133,5 +118,6 @@ def _text(text: str, full: bool) -> Text:
     return shown
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text for one line of a terminal."""
     return " ".join(printable(text).split())

@@ -158,19 +158,15 @@ def bars(table: list[Metric], evaluations: list[Evaluation]) -> list[tuple[Metri
 
 
 def _groups(modes: list[Metric], evaluations: list[Evaluation]) -> list[tuple[str, list[Cell]]]:
-    places = range(len(evaluations))
-    measured = [_cells(modes, place) for place in places]
+    measured = [_cells(modes, place) for place in range(len(evaluations))]
+    waiting = [place for place, one in enumerate(evaluations) if not one.done]
     if len(modes) > 1 and all(len(cells) < 2 for cells in measured):
-        missing = [[] if evaluations[place].done else [Cell(place, "", None)] for place in places]
-        return [("", [cell for place in places for cell in measured[place] or missing[place]])]
+        cells = [cell for found in measured for cell in found] + [Cell(place, "", None) for place in waiting]
+        return [("", sorted(cells, key=lambda cell: cell.place))]
     return [
         (
             metric.mode,
-            [
-                Cell(place, metric.mode, metric.values[place])
-                for place in places
-                if metric.values[place] or not evaluations[place].done
-            ],
+            [Cell(n, metric.mode, value) for n, value in enumerate(metric.values) if value or n in waiting],
         )
         for metric in modes
     ]

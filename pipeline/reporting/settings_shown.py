@@ -11,7 +11,8 @@ ALWAYS = {
     "train": (
         "max_length", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
         "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "seed",
-        "packing", "quantization", "chat_template", "over_length",
+        "packing", "quantization", "chat_template", "over_length", "lora.r", "lora.lora_alpha", "lora.lora_dropout",
+        "lora.target_modules",
     ),
     "augment": ("sample_ratio", "singleturn_ratio", "seed"),
     "prepare": ("target_samples", "seed"),
@@ -26,29 +27,23 @@ def settings_shown(settings: StageSettings) -> dict[str, Any]:
     """
     references = {path[0] for path, _, _ in references_in(settings) if len(path) == 1 or path[1].isdigit()}
     out: dict[str, Any] = {}
-    for name in type(settings).model_fields:
-        if name in {"kind", "rerun", *references} or is_operational(type(settings), name):
+    _add(out, settings, None, "", {"kind", "rerun", *references}, ALWAYS.get(settings.kind, ()))
+    return {**out, "rerun": settings.rerun} if settings.rerun else out
+
+
+def _add(
+    out: dict[str, Any], model: BaseModel, default: Any, prefix: str, left_out: set[str], always: tuple[str, ...]
+) -> None:
+    """Add a model's fields that are not those of `default`, or where there is none not their own defaults."""
+    for name in type(model).model_fields:
+        value, key = getattr(model, name), f"{prefix}{name}"
+        if key in left_out or is_operational(type(model), name) or isinstance(value, (StageReference, InputReference)):
             continue
-        _add(out, name, getattr(settings, name), _default(settings, name), name in ALWAYS.get(settings.kind, ()))
-    if settings.rerun:
-        out["rerun"] = settings.rerun
-    lora = getattr(settings, "lora", None)
-    if isinstance(lora, BaseModel):
-        for name in ("r", "lora_alpha", "lora_dropout", "target_modules"):
-            out.setdefault(f"lora.{name}", getattr(lora, name))
-    return out
-
-
-def _add(out: dict[str, Any], key: str, value: Any, default: Any, always: bool) -> None:
-    if isinstance(value, (StageReference, InputReference)):
-        return
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            if not is_operational(type(value), name):
-                inner = getattr(default, name, None) if isinstance(default, BaseModel) else _default(value, name)
-                _add(out, f"{key}.{name}", getattr(value, name), inner, always=False)
-    elif value is not None and (always or value != default):
-        out[key] = value
+        usual = getattr(default, name, None) if isinstance(default, BaseModel) else _default(model, name)
+        if isinstance(value, BaseModel):
+            _add(out, value, usual, f"{key}.", left_out, always)
+        elif value is not None and (key in always or value != usual):
+            out[key] = value
 
 
 def _default(model: BaseModel, name: str) -> Any:

@@ -192,6 +192,32 @@ def test_a_running_stage_shows_what_it_has_committed(tmp_path: Path) -> None:
     assert [(one["reason"], len(one["examples"])) for one in found.rejections] == [("truncated", 1)]
 
 
+class Counted(Store):
+    """A store that counts what is read from it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.reads: Counter[str] = Counter()
+
+    def read(self, key: str) -> bytes:
+        self.reads[key] += 1
+        return super().read(key)
+
+
+def test_the_done_markers_of_a_running_stage_are_read_once(tmp_path: Path) -> None:
+    store, lock = build(tmp_path, "prepare")
+    directory = lock.directory(store, "augment")
+    for number in range(5):
+        with directory.write_rows(f"{number:05d}") as rows:
+            rows.write(orjson.dumps({"messages": [], "source": "s", "id": str(number)}))
+        directory.commit_unit(f"{number:05d}", {"rows": [rows.committed()]}, Counts(1, 1))
+    counted = Counted(store.url)
+    found = data_of(gather(counted, lock), "augment").lengths
+    assert found is not None and found.total == 5
+    markers = [key for key in counted.reads if "/done/" in key]
+    assert len(markers) == 5 and all(counted.reads[key] == 1 for key in markers)
+
+
 def test_long_texts_are_cut_so_that_the_page_stays_small(tmp_path: Path) -> None:
     store, lock = new_run(tmp_path, RECIPE.replace("sample_ratio: 0.5", "sample_ratio: 1.0"))
     path = tmp_path / "store/inputs/raw/talk.jsonl"
