@@ -16,7 +16,9 @@ ROW_READER = Extension(
     depends=[str(path) for path in FILES],
     define_macros=[("ROWREADER_SOURCE", f'"{DIGEST}"')],
     extra_compile_args=["-O3"],
-    optional=True,
 )
+EXTENSIONS = cythonize([ROW_READER], build_dir="build/cython")
+for extension in EXTENSIONS:
+    extension.optional = True  # cythonize drops it
 
-setup(ext_modules=cythonize([ROW_READER], build_dir="build/cython"))
+setup(ext_modules=EXTENSIONS)

@@ -21,7 +21,8 @@ _HANGUL = "\uac00-\ud7a3"
 _ANY_HAN = re.compile(f"[{HAN}]")
 _HAN_RUN = re.compile(f"[{HAN}]+")
 _HANGUL_SYLLABLE = re.compile(f"[{_HANGUL}]")
-_NO_HANGUL = bytes(byte for byte in range(256) if not 0xAC <= byte <= 0xD7)
+_NO_HANGUL = bytes(byte for byte in range(256) if not 0xAC <= byte <= 0xD6)
+_LAST_HANGUL = re.compile("[\ud700-\ud7a3]")
 # Full-width marks carry a Chinese sentence on; the Korean list marks "," and "·" end a run.
 _SENTENCE = re.compile(f"[{HAN}](?:[，。！？；：“”]*[{HAN}])*")
 _LOOK_BACK = 64
@@ -89,13 +90,15 @@ def judge_chinese(text: str, rule: ChineseRule = DEFAULT_RULE) -> Verdict:
 
     Example: "한자(漢字)는 글자다" -> not Chinese, gloss_han 2; "今天天气很好。" -> Chinese, longest_run 6
     """
-    if not has_han(text):
+    first = _ANY_HAN.search(text)
+    if first is None:
         return CLEAN
+    start = first.start()  # glosses are Han, too: what stands before is the same without them
     bare, gloss_han = _without_glosses(text, rule) if rule.glosses else (text, 0)
-    runs = _HAN_RUN.findall(bare)
-    han = sum(map(len, runs))
-    foreign = sum(1 for run in runs for character in run if character in foreign_characters())
-    longest = max((_han_in(run) for run in _SENTENCE.findall(bare)), default=0)
+    found = "".join(_HAN_RUN.findall(bare, start))
+    han = len(found)
+    foreign = sum(map(found.count, foreign_characters().intersection(found)))
+    longest = max((_han_in(run) for run in _SENTENCE.findall(bare, start)), default=0)
     hangul = _hangul_in(text)
     share = han / (han + hangul) if han else 0.0
     why = ""
@@ -126,7 +129,8 @@ def _in_charset(character: str, charset: str) -> bool:
 def _hangul_in(text: str) -> int:
     """How many Hangul syllables: U+AC00 to U+D7A3, told by the first byte in UTF-16 unless that is D7."""
     first = text.encode("utf-16-be", "surrogatepass")[::2]
-    return len(_HANGUL_SYLLABLE.findall(text)) if 0xD7 in first else len(first.translate(None, _NO_HANGUL))
+    last = len(_LAST_HANGUL.findall(text)) if 0xD7 in first else 0
+    return len(first.translate(None, _NO_HANGUL)) + last
 
 
 def _han_in(text: str) -> int:

@@ -5,6 +5,7 @@ the other go through the rows in the order of their hashes.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.text.table import Table
+from pipeline.text.workers import available_cores
 
 PART_ROWS = 1 << 17
 MOST_PARTS = 512  # files that are open at once
@@ -68,7 +70,8 @@ def read_parts(paths: Sequence[Path]) -> Iterator[Entries]:
 
 def sort_parts(paths: Sequence[Path], seed: int, deduplicate: bool) -> Repeats:
     """Put each part in the order of (hash, key, position); of rows with one key only the first stays in it."""
-    found = [_sorted_part(path, seed, deduplicate) for path in paths]
+    with ThreadPoolExecutor(min(available_cores(), 4)) as pool:  # sorting lets other threads run
+        found = list(pool.map(lambda path: _sorted_part(path, seed, deduplicate), paths))
     position, first, first_line = (np.concatenate(columns) for columns in zip(*found, strict=True))
     order = np.argsort(position)
     return Repeats(position[order], first[order], first_line[order])

@@ -43,7 +43,7 @@ cdef bint takes_string(Row *row, Text *text) noexcept nogil:
     text.escaped = False
     quote = <Bytes>memchr(p, c'"', row.end - p)
     while quote is not NULL:
-        slash = <Bytes>memchr(p, c"\\", quote - p)
+        slash = p if p[0] == c"\\" else <Bytes>memchr(p, c"\\", quote - p)
         if slash is NULL:
             text.end = quote
             row.at = quote + 1
@@ -133,7 +133,9 @@ cdef bint takes_turn(Row *row, uint8_t *room) noexcept nogil:
     if row.count == MOST_TURNS or not takes(row, c"{"):
         return False
     role.start = turn.content.start = NULL
-    while takes_key(row, &key):
+    while True:
+        if not takes_key(row, &key):
+            return False
         if equals(&key, "content", 7):
             if turn.content.start is not NULL or not takes_string(row, &turn.content):
                 return False

@@ -75,8 +75,16 @@ cdef bint is_sound(Bytes p, Bytes end, bint *han) noexcept nogil:
 
 
 cdef Py_ssize_t characters(Bytes p, Py_ssize_t size) noexcept nogil:
-    """How many characters of sound UTF-8: bytes that do not continue one."""
+    """How many characters of sound UTF-8: bytes that do not continue one. Sums of a byte make vector code."""
     cdef Py_ssize_t i, count = 0
+    cdef uint8_t some
+    while size >= 128:
+        some = 0
+        for i in range(128):
+            some += (p[i] & 0xC0) != 0x80
+        count += some
+        p += 128
+        size -= 128
     for i in range(size):
         count += (p[i] & 0xC0) != 0x80
     return count
@@ -154,13 +162,17 @@ cdef uint8_t *unescaped(Text *text, uint8_t *out, bint written, bint *han) noexc
     cdef int code, low
     cdef uint8_t letter
     while text.escaped:
-        run = <Bytes>memchr(p, c"\\", end - p)
-        if run is NULL:
+        if p < end and p[0] != c"\\":
+            run = <Bytes>memchr(p, c"\\", end - p)
+            if run is NULL:
+                break
+            memcpy(out, p, run - p)
+            out += run - p
+            p = run
+        if p == end:
             break
-        memcpy(out, p, run - p)
-        out += run - p
-        letter = run[1]  # within the string: its closing quote does not stand behind a lone backslash
-        p = run + 2
+        letter = p[1]  # within the string: its closing quote does not stand behind a lone backslash
+        p += 2
         if letter == c"u":
             code = four_digits(p, end)
             p += 4
