@@ -116,7 +116,8 @@ def serve(
     unseen_store: Unseen = False,
 ) -> None:
     """The promoted model behind vLLM; again after a promotion or `hanforge promote --rollback` it rolls to that one."""
-    from k8s import deploy, helm
+    from k8s import helm
+    from k8s.serving import follow_promotion
     from pipeline.errors import UserError
     from pipeline.store.promotions import newest_promotion
 
@@ -134,7 +135,7 @@ def serve(
         return
     helm.installed(CHARTS / "hanforge-serve", title, cluster.namespace, given, context)
     for item in objects if n else ():
-        if item["kind"] == "Deployment" and not deploy.follow_promotion(cluster, item["metadata"]["name"], n):
+        if item["kind"] == "Deployment" and not follow_promotion(cluster, item["metadata"]["name"], n):
             raise UserError(f"Deployment {item['metadata']['name']!r} is gone again", "Deploy once more")
     options.say(f"release {title} serves promotion {n or '(as the pods find it)'} in namespace {cluster.namespace}")
 

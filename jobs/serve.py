@@ -24,7 +24,7 @@ def _deployed() -> serve.Deployed | None:
     name = os.environ.get("HANFORGE_SERVE_DEPLOYMENT")
     if name is None:
         return None
-    from k8s.client import connect
+    from k8s.connection import connect
     from k8s.serving import roll_out
 
     url = os.environ.get("HANFORGE_SERVE_ENDPOINT", f"http://{name}:8000/v1")

@@ -9,7 +9,6 @@ from k8s.observer import RELEASE
 from pipeline.errors import UserError
 from pipeline.recipe.fingerprint import short_hash
 
-NAME_LENGTH = 63  # of a Job: its pods carry its name as a label
 HASH_LENGTH = 10
 
 
@@ -30,7 +29,7 @@ class Chain:
     def job_name(self, stage: str) -> str:
         """`<release>-<stage>-<hash of the manifest>`: another spec, or another run, is another Job."""
         digest = short_hash({"run": self.run, "manifest": self.manifests[stage]}, HASH_LENGTH)
-        return f"{job_prefix(self.release, stage)}{digest}"
+        return f"{self.release}-{stage.replace('_', '-')}-{digest}"  # names hold no underscores
 
     def job(self, stage: str, owner: Object) -> Object:
         """The Job to create: the manifest with its name, owned by the release's ConfigMap."""
@@ -43,23 +42,6 @@ class Chain:
         }
         metadata = {**manifest["metadata"], "name": self.job_name(stage), "ownerReferences": [reference]}
         return {**manifest, "metadata": metadata}
-
-
-def job_prefix(release: str, stage: str) -> str:
-    """How a stage's Jobs are named, without the hash. Stages may hold underscores, which names may not."""
-    return f"{release}-{stage.replace('_', '-')}-"
-
-
-def release_trouble(release: str, stages: list[str]) -> str:
-    """What is wrong with a release's name for these stages; "" when their Jobs' names fit."""
-    longest = max(stages, key=len)
-    over = len(job_prefix(release, longest)) + HASH_LENGTH - NAME_LENGTH
-    if over <= 0:
-        return ""
-    return (
-        f"release name {release!r} ({len(release)} characters) is {over} too long: "
-        f"the Job of stage {longest!r} would pass {NAME_LENGTH} characters"
-    )
 
 
 def read_chain(folder: Path) -> Chain:

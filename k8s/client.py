@@ -5,18 +5,14 @@ one policy. The client library is imported when a connection is made, not before
 """
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.errors import HanforgeError, Trouble, UserError
+from pipeline.errors import UserError
 from pipeline.store.retry import retried
 
 Object = dict[str, Any]
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 WATCH_SECONDS = 240  # the server ends a watch after so long; the next one goes on from there
 PASSING = (429, 500, 502, 503, 504)
@@ -72,9 +68,9 @@ class Cluster:
         """The object, None when there is none."""
         return self._ask("get", resource, "GET", name, missing=True)
 
-    def list(self, resource: Resource, selector: str = "", fields: str = "", everywhere: bool = False) -> Object:
+    def list(self, resource: Resource, selector: str = "", fields: str = "") -> Object:
         """Every object that the label and field selectors match: {"metadata": {"resourceVersion"}, "items": [...]}"""
-        found = self._ask("list", resource, "GET", query=_selecting(selector, fields), everywhere=everywhere) or {}
+        found = self._ask("list", resource, "GET", query=_selecting(selector, fields)) or {}
         kind = {"apiVersion": found["apiVersion"], "kind": found["kind"].removesuffix("List")}
         found["items"] = [kind | item for item in found["items"]]  # a list leaves out what all its items are
         return found
@@ -118,6 +114,12 @@ class Cluster:
         self._check(raw.status, raw.data, "get", resource, "")
         return any(item["name"] == resource.name for item in json.loads(raw.data)["resources"])
 
+    def version(self) -> str:
+        """The server's version, as the shortest question to it."""
+        raw = retried(f"asking {self.host}", lambda: self._send("GET", "/version"))
+        self._check(raw.status, raw.data, "get", Resource("version", namespaced=False), "")
+        return str(json.loads(raw.data).get("gitVersion", ""))
+
     def watch(self, resource: Resource, version: str, selector: str = "", fields: str = "") -> Iterator[Object]:
         """Changes after `version` as {"type", "object"}, until the server ends it; raises Gone, Passing, UserError."""
         query = {
@@ -148,12 +150,9 @@ class Cluster:
         body: Object | None = None,
         missing: bool = False,
         conflict: bool = False,
-        everywhere: bool = False,
     ) -> Object | None:
         """One request with retries; None for what `missing` (404) and `conflict` (409) allow."""
         path = resource.path(self.namespace, name)
-        if everywhere:
-            path = path.replace(f"/namespaces/{self.namespace}/", "/")
 
         def call() -> Object | None:
             raw = self._send(method, path, query or {}, body)
@@ -246,72 +245,3 @@ def _lines(stream: Any) -> Iterator[bytes]:
             yield from (line for line in whole if line.strip())
     except HTTPError as error:
         raise Passing(f"the watch broke off: {error}") from error
-
-
-def connect(namespace: str | None = None, context: str | None = None) -> Cluster:
-    """The cluster that the kubeconfig means ($KUBECONFIG, ~/.kube/config), or the one this pod runs in.
-
-    `namespace` defaults to the context's, or the pod's own. Raises UserError; asks the server nothing yet.
-    """
-    from kubernetes import client, config
-    from kubernetes.config.config_exception import ConfigException
-
-    settings = client.Configuration()
-    settings.retries = False  # retries are ours, in one place
-    inside = not os.environ.get("KUBECONFIG") and "KUBERNETES_SERVICE_HOST" in os.environ and NAMESPACE_FILE.exists()
-    try:
-        if inside and context is None:
-            config.load_incluster_config(client_configuration=settings)
-            own = NAMESPACE_FILE.read_text("utf-8").strip()
-        else:
-            if not any(Path(path).exists() for path in kubeconfig().split(os.pathsep)):
-                raise FileNotFoundError("it does not exist")
-            config.load_kube_config(kubeconfig(), context=context, client_configuration=settings)
-            own = _context_namespace(context)
-    except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"no cluster: the kubeconfig {kubeconfig()!r} cannot be used: {error}",
-            "Set KUBECONFIG to a kubeconfig of your cluster, or name one of its contexts with --context",
-        ) from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("yaml", "ruamel"):
-            raise
-        raise UserError(
-            f"the kubeconfig {kubeconfig()!r} is not valid YAML: {' '.join(str(error).split())}", "Correct KUBECONFIG"
-        ) from error
-    return Cluster(client.ApiClient(settings), namespace or own)
-
-
-def reachable(cluster: Cluster) -> str:
-    """The server's version; UserError when it does not answer or refuses these credentials."""
-    try:
-        raw = retried(f"asking {cluster.host}", lambda: cluster._send("GET", "/version"))
-    except Trouble as error:
-        raise UserError(
-            f"the cluster at {cluster.host} (kubeconfig {kubeconfig()!r}) does not answer: {_root(error)}",
-            "Start it, or correct the server's address in the kubeconfig, or name another context with --context",
-        ) from error
-    cluster._check(raw.status, raw.data, "get", Resource("version", namespaced=False), "")
-    return str(json.loads(raw.data).get("gitVersion", ""))
-
-
-def kubeconfig() -> str:
-    """The kubeconfig's path; several with colons between, as kubectl reads $KUBECONFIG."""
-    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-
-
-def _root(error: HanforgeError) -> str:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    with suppress(AttributeError, IndexError):
-        return str(cause.args[-1]).split("object at")[-1].split(": ", 1)[-1]
-    return str(cause)
-
-
-def _context_namespace(context: str | None) -> str:
-    from kubernetes import config
-
-    contexts, active = config.list_kube_config_contexts(kubeconfig())
-    chosen = next((item for item in contexts if item["name"] == context), active)
-    return str(chosen.get("context", {}).get("namespace") or "default")

@@ -221,9 +221,3 @@ def _pod(job: Object) -> Object:
     spec = {**template["spec"], "serviceAccountName": "default"}
     metadata = {**template.get("metadata", {}), "name": job["metadata"]["name"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def follow_promotion(cluster: Cluster, deployment: str, n: int) -> bool:
-    """Roll a serving Deployment to promotion n by its pods' one annotation; False when it is not there."""
-    template = {"metadata": {"annotations": {"hanforge.io/promotion": str(n)}}}
-    return cluster.patch(DEPLOYMENTS, deployment, {"spec": {"template": template}}) is not None

@@ -15,7 +15,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from k8s.client import Object, kubeconfig
+from k8s.client import Object
+from k8s.connection import kubeconfig
 from pipeline.errors import Trouble, UserError
 
 Values = dict[str, Any]

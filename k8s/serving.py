@@ -4,10 +4,15 @@ import time
 from collections.abc import Callable
 
 from k8s.client import DEPLOYMENTS, Cluster, Object
-from k8s.deploy import follow_promotion
 from pipeline.errors import Stopped, Trouble, UserError
 
 LOOK_SECONDS = 2.0
+
+
+def follow_promotion(cluster: Cluster, deployment: str, n: int) -> bool:
+    """Roll a serving Deployment to promotion n by its pods' one annotation; False when it is not there."""
+    template = {"metadata": {"annotations": {"hanforge.io/promotion": str(n)}}}
+    return cluster.patch(DEPLOYMENTS, deployment, {"spec": {"template": template}}) is not None
 
 
 def roll_out(cluster: Cluster, deployment: str, n: int, stop_requested: Callable[[], bool]) -> None:

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from k8s import nodes
-from k8s.client import JOBS, NODES, PODS, Cluster, Object, connect
+from k8s.client import JOBS, NODES, PODS, Cluster, Object
+from k8s.connection import connect
 from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations
 from k8s.why import explain
 from pipeline.errors import HanforgeError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from k8s.client import Cluster, connect
+from k8s.client import Cluster
+from k8s.connection import connect
 from pipeline.store.objects import Store
 from tests.cluster.conftest import api, cluster, namespace  # noqa: F401
 from tests.k8s.world import World

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from k8s.chain import Chain, read_chain
-from k8s.client import CONFIGMAPS, JOBS, PODS, Cluster, Object, connect
+from k8s.client import CONFIGMAPS, JOBS, PODS, Cluster, Object
+from k8s.connection import connect
 from k8s.driver import JOB_NAME, drive
 from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
