@@ -14,7 +14,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=
 
 FROM ${BASE} AS compiler
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null \
-    && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 
 # --- hanforge itself, with its optional compiled part; where that does not compile, it installs all the same ---
 FROM compiler AS wheel

@@ -22,7 +22,7 @@ RUN mkdir /cuda /common && grep -Fxf /train.txt /serve.txt >/both \
 # The compiler is for Triton and torch.compile, which compile at run time (Python's headers are the base's).
 FROM ${BASE} AS shared
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc g++ libc6-dev >/dev/null \
-    && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt \
     && groupadd --gid 10001 hanforge \
     && useradd --uid 10001 --gid 10001 --no-log-init --create-home --shell /usr/sbin/nologin hanforge \
     && chmod 1777 /home/hanforge && python3 -m venv --without-pip /opt/hanforge
@@ -58,7 +58,7 @@ RUN mkdir /pins && case ${ENGINE} in \
 FROM shared
 # libnuma: vLLM's kernels for the CPU are linked against it.
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null \
-    && rm -rf /var/lib/apt/lists/* /var/log/*.log /var/log/apt
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 RUN --mount=type=bind,from=tools,source=/tools,target=/mnt --mount=type=bind,from=pins,source=/pins,target=/media \
     --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt VIRTUAL_ENV=/opt/hanforge UV_LINK_MODE=copy \

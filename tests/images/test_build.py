@@ -35,7 +35,7 @@ def test_layers_are_named_by_what_they_hold(tmp_path: Path) -> None:
         "packages of its own": 290_000_000,
         "packages that train and serve share": 650_000_000,
         "torch and CUDA": 4_800_000_000,
-        "compiler": 400_000_000,
+        "compiler and libraries": 400_000_000,
         "base": 123_000_000,
     }
     lines = build.table(docker, {"train": "any"}).splitlines()
