@@ -27,7 +27,7 @@ from pipeline.store.stop import StopFlag
 
 LOG = logging.getLogger(__name__)
 GRACE_SECONDS = 120.0
-NO_RETRY = (UserError.exit_code, GateRefused.exit_code, Stopped.exit_code)
+FINAL = {kind.exit_code: kind for kind in (UserError, GateRefused, Stopped)}
 
 
 @dataclass
@@ -137,14 +137,13 @@ def _ended(store: Store, lock: RunLock, process: Process, tries: dict[str, int],
     if code < 0:
         message = f"its process was killed by {signal.Signals(-code).name}"
         events.say(store, lock.run_id, process.stage, "observed", exit_code=128 - code, message=message)
+    if code in FINAL:
+        raise FINAL[code](message)
     tries[process.stage] = tries.get(process.stage, 0) + 1
-    if code not in NO_RETRY and tries[process.stage] <= options.retries:
+    if tries[process.stage] <= options.retries:
         LOG.warning("%s: %s; trying again", process.stage, message)
         time.sleep(min(2.0 ** tries[process.stage], 30.0))
         return False
-    for kind in (UserError, GateRefused, Stopped):
-        if code == kind.exit_code:
-            raise kind(message)
     raise Trouble(
         f"{process.stage} ended with exit code {code}: {message}\n{process.tail()}", "See: hanforge logs, hanforge why"
     )

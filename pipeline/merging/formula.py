@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from pipeline.errors import UserError
@@ -31,19 +32,10 @@ def read_tensor(stored: StoredTensor) -> torch.Tensor:
 def read_items(stored: StoredTensor, first: int, last: int) -> torch.Tensor:
     """Items `[first, last)` of a stored floating-point tensor, counted in its flat order (read, not mapped)."""
     width = ITEM_BYTES[stored.dtype]
-    buffer = bytearray((last - first) * width)
-    view = memoryview(buffer)
-    with stored.file.open("rb", buffering=0) as stream:
-        stream.seek(stored.start + first * width)
-        done = 0
-        while done < len(buffer):
-            count = stream.readinto(view[done:])
-            if not count:
-                raise UserError(f"{stored.file} ended inside {stored.name!r}", "Fetch or produce it again.")
-            done += count
-    if not buffer:
-        return torch.empty(0, dtype=TORCH_DTYPES[stored.dtype])
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[stored.dtype])
+    raw = np.fromfile(stored.file, np.uint8, (last - first) * width, offset=stored.start + first * width)
+    if len(raw) < (last - first) * width:
+        raise UserError(f"{stored.file} ended inside {stored.name!r}", "Fetch or produce it again.")
+    return torch.from_numpy(raw).view(TORCH_DTYPES[stored.dtype])
 
 
 def delta(low_rank: LowRank, transposed: bool) -> torch.Tensor:

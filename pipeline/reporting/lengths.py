@@ -8,10 +8,9 @@ from typing import Any
 import orjson
 
 from pipeline.recipe.references import StageReference, references_in
-from pipeline.reporting.base_model import root_file, root_of
 from pipeline.reporting.rows import Row
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, reference_key
+from pipeline.store.runs import RunLock, reference_key, root_of, small_file
 from pipeline.training.settings import TrainSettings
 
 MOST_BINS = 28
@@ -140,7 +139,7 @@ def _tokens(store: Store, lock: RunLock, base: Any, texts: list[list[str]]) -> t
 
     root = root_of(lock, base)
     name = reference_key(root).removeprefix("input:")
-    content = root_file(store, lock, root, "tokenizer.json")
+    content = small_file(store, lock, root, "tokenizer.json")
     if content is None:
         return None, name
     whole = {**orjson.loads(content), "truncation": None, "padding": None}

@@ -16,10 +16,9 @@ from pipeline.recipe.images import image_of
 from pipeline.recipe.known_models import known_config, licence_note
 from pipeline.recipe.profiles import Profile, profile_names, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
-from pipeline.reporting.base_model import root_file, root_of
 from pipeline.store.inputs import Source
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, known_run, reference_key, resolve
+from pipeline.store.runs import RunLock, known_run, reference_key, resolve, root_of, small_file
 from pipeline.store.standing import standing
 from pipeline.store.status import why_not_done
 from pipeline.teacher.settings import AugmentSettings, ValidateSettings
@@ -109,7 +108,7 @@ class _Planner:
     def config(self, reference: Any) -> dict[str, Any] | None:
         """config.json of the checkpoint behind a reference, through merges to their base."""
         root = root_of(self.lock, reference)
-        content = root_file(self.store, self.lock, root, "config.json") if root is not None else None
+        content = small_file(self.store, self.lock, root, "config.json") if root is not None else None
         if content is None:
             return known_config(root.split("@")[0]) if is_hub_id(root) else None
         return orjson.loads(content)  # type: ignore[no-any-return]

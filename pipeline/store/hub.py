@@ -72,9 +72,8 @@ def resolve_model(store: Store, model_id: str, revision: str | None = None) -> M
     wanted = revision or named or None
     standing = mirrors(store, repository)
     fitting = [m for m in standing if wanted is None or m.requested == wanted or m.revision.startswith(wanted)]
-    exact = [m for m in fitting if m.revision == wanted]
-    if len(exact or fitting) == 1:
-        return (exact or fitting)[0]
+    if len(fitting) == 1:
+        return fitting[0]
     if fitting:
         names = ", ".join(m.revision[:12] for m in fitting)
         raise UserError(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
@@ -182,6 +183,16 @@ def outside_files(store: Store, lock: RunLock, reference: InputReference | str) 
         return list(lock.source(reference).files)
     key = reference_key(reference)
     return stored_files(store, resolve_model(store, key.split("@")[0], lock.hub_models[key]).parts)
+
+
+def small_file(store: Store, lock: RunLock, reference: Any, name: str) -> bytes | None:
+    """A file of what an outside reference names, by its last name; None when it is not there, or not mirrored."""
+    try:
+        files = [file for file in outside_files(store, lock, reference) if PurePosixPath(file.name).name == name]
+    except (UserError, KeyError):  # not mirrored; not pinned, by a lock that only looks
+        return None
+    found = min(files, key=lambda file: file.name.count("/"), default=None)
+    return found.read_range(0, found.bytes) if found else None
 
 
 def root_of(lock: RunLock, reference: Any) -> Any:
