@@ -67,7 +67,8 @@ def up_kind() -> str:
         arguments = ("--name", KIND, "--image", KIND_IMAGE, "--kubeconfig", str(KUBECONFIG), "--wait", "180s")
         done = _kind("create", "cluster", *arguments, "--config", "-", text=json.dumps(kind_settings()))
         if done.returncode:
-            raise Unavailable(f"kind failed: {done.stderr.strip().splitlines()[-1]}")
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+            raise Unavailable(f"kind failed: {said[0]}; `make cluster-up USE=own` builds one without kind")
     else:
         _kind("export", "kubeconfig", "--name", KIND, "--kubeconfig", str(KUBECONFIG))
     api = Api(KUBECONFIG)
