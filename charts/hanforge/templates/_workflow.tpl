@@ -63,10 +63,11 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- $_ := set $container "name" "main" -}}
 {{- $_ := set $container "command" (list "hanforge") -}}
 {{- $template := dict "name" .name "metadata" .pod.metadata "container" $container "volumes" $spec.volumes -}}
-{{- range $key := list "affinity" "nodeSelector" "tolerations" "securityContext" "priorityClassName" "serviceAccountName" "automountServiceAccountToken" "initContainers" -}}
+{{- range $key := list "affinity" "nodeSelector" "tolerations" "securityContext" "priorityClassName" "serviceAccountName" "initContainers" -}}
 {{- if hasKey $spec $key -}}{{- $_ := set $template $key (get $spec $key) -}}{{- end -}}
 {{- end -}}
-{{- $patch := pick $spec "terminationGracePeriodSeconds" "enableServiceLinks" "runtimeClassName" "imagePullSecrets" "subdomain" -}}
+{{/* Argo itself heeds automountServiceAccountToken only where it is false (workflow/controller/workflowpod.go). */}}
+{{- $patch := pick $spec "automountServiceAccountToken" "terminationGracePeriodSeconds" "enableServiceLinks" "runtimeClassName" "imagePullSecrets" "subdomain" -}}
 {{- $_ := set $template "podSpecPatch" (toJson $patch) -}}
 {{- toJson $template -}}
 {{- end -}}
