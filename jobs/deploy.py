@@ -198,7 +198,9 @@ def _deploy(
         return
     helm.installed(CHARTS / "hanforge", release, cluster.namespace, values, context)
     options.say(f"release {release} is in namespace {cluster.namespace}: {len(scope)} stages in scope")
+    where = f"--release {release} --namespace {cluster.namespace}"
     options.say(f"next: hanforge status latest@{recipe.name} --watch; hanforge why latest@{recipe.name}")
+    options.say(f"before the driver has reached the store: hanforge why {where}")
 
 
 def _look_at_store(recipe: "Recipe", scope: list[str], values: dict[str, Any], word: str) -> int:

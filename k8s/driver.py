@@ -103,13 +103,15 @@ class Driver:
             if is_done(self._store, self._lock, stage):
                 LOG.info("%s: done", stage)
                 self._done.add(stage)
-                self._drop_needless(stage, job)
+                self._drop_waiting(stage, job, "done elsewhere")
             elif job is None and self._failure is None:
                 self._create(stage)
             elif job is not None and _condition(job, "Failed"):
                 self._explain(stage, job)
             elif job is not None and _condition(job, "Complete"):
                 self._renew(stage, job)
+            elif self._failure is not None:
+                self._drop_waiting(stage, job, "the chain has failed")
         except GateRefused as error:
             self._fail(error)
 
@@ -164,21 +166,22 @@ class Driver:
         self._renewed.add(stage)
         self._cluster.delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])
 
-    def _drop_needless(self, stage: str, job: Object | None) -> None:
-        """Somebody else did the stage while this release's Job still waits for a node: it need not come up."""
+    def _drop_waiting(self, stage: str, job: Object | None, why: str) -> None:
+        """A Job of which no pod has begun, and that need not begin any more, goes; one that runs is left to end."""
         if job is None or not _is_active(job):
             return
         pods = self._cluster.list(PODS, f"{JOB_NAME}={job['metadata']['name']}")["items"]
         if all(pod.get("status", {}).get("phase") == "Pending" for pod in pods) and not (job.get("status") or {}).get(
             "succeeded"
         ):
-            LOG.info("%s: done elsewhere, its Job is not needed", stage)
+            LOG.info("%s: %s, its Job is not needed", stage, why)
             self._cluster.delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])
 
     def _fail(self, error: HanforgeError) -> None:
         if self._failure is None:
             LOG.error("%s", error)
             self._failure = error
+            self._looked.clear()
 
 
 def release_feed(cluster: Cluster, chain: Chain) -> Feed:

@@ -104,6 +104,22 @@ def test_what_waits_for_a_node_is_dropped_when_somebody_else_did_it(world: World
     until(lambda: not world.jobs())
 
 
+def test_after_a_failure_what_waits_is_dropped_and_what_runs_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NEEDS, "phase1", [])
+    monkeypatch.setitem(NEEDS, "merge1", [])
+    running = world.start(world.chain())
+    pod = world.pod("phase1")
+    world.cluster.patch(PODS, f"{pod['metadata']['name']}/status", {"status": {"phase": "Running"}})
+    world.pod("merge1")
+    world.end("prepare_phase1", 2, "prepare_phase1: mend it", "Error")
+    until(lambda: set(world.jobs()) == {"prepare_phase1", "phase1"})
+    world.finish("phase1")
+    world.end("phase1")
+    assert str(running.join()).startswith("prepare_phase1: mend it")
+
+
 def test_a_job_that_is_deleted_is_created_again(world: World) -> None:
     chain = world.chain(stages=("prepare_phase1",))
     running = world.start(chain)
