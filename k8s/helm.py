@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from k8s.client import Object
 from k8s.connection import kubeconfig
 from pipeline.errors import Trouble, UserError
+from pipeline.recipe.profiles import laid_over as laid_over
 
 Values = dict[str, Any]
 HELM_SECONDS = 300
@@ -34,16 +34,6 @@ def read_values(paths: list[str]) -> Values:
         if not isinstance(read, dict):
             raise UserError(f"values file {path!r} is no mapping of values")
         out = laid_over(out, read)
-    return out
-
-
-def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
-    """`over` upon `base`. Example: {"store": {"url": "a"}}, {"store": {"secret": "s"}} -> both keys of `store`"""
-    out = dict(base)
-    for key, value in over.items():
-        standing = out.get(key)
-        both = isinstance(standing, dict) and isinstance(value, dict)
-        out[key] = laid_over(standing, value) if both else value  # type: ignore[arg-type]
     return out
 
 

@@ -1,9 +1,10 @@
 """Profiles: where a stage runs, and what that decides about results (`Execution`)."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -76,21 +77,23 @@ def profiles(path: str | None = None) -> dict[str, Profile]:
             texts.append(Path(path).read_text("utf-8"))
         except OSError as error:
             raise UserError(f"profiles file {path!r} cannot be read: {error}", "Correct --profiles") from error
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for text in texts:
-        values = _laid_over(values, YAML(typ="safe").load(text) or {})
+        values = laid_over(values, YAML(typ="safe").load(text) or {})
     try:
         return TypeAdapter(dict[str, Profile]).validate_python(values)
     except ValidationError as error:
         raise UserError(f"{path or 'profiles.yaml'}: {error}") from error
 
 
-def _laid_over(base: dict[str, object], over: dict[str, object]) -> dict[str, object]:
-    both = {name: (base.get(name), given) for name, given in over.items()}
-    return base | {
-        name: _laid_over(standing, given) if isinstance(standing, dict) and isinstance(given, dict) else given
-        for name, (standing, given) in both.items()
-    }
+def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` upon `base`. Example: {"store": {"url": "a"}}, {"store": {"secret": "s"}} -> both keys of `store`"""
+    out = dict(base)
+    for key, value in over.items():
+        standing = out.get(key)
+        both = isinstance(standing, dict) and isinstance(value, dict)
+        out[key] = laid_over(standing, value) if both else value  # type: ignore[arg-type]
+    return out
 
 
 def profile_names(owns: dict[str, str], override: str | None) -> dict[str, str]:
