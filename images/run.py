@@ -27,30 +27,29 @@ STATE = Path(".hanforge/docker")
 class Containers:
     """How every container of this command is started."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, passed_on: list[str]) -> None:
         self.docker = engine.client()
-        self.store = store
+        self.store = store if "://" in store else str(Path(store).resolve())
+        self.cache = Path(os.environ.get("HANFORGE_CACHE") or Path.home() / ".cache/hanforge").resolve()
         self.options = [
             "--rm",
             f"--network={os.environ.get('DOCKER_NETWORK', 'host')}",
             *engine.user_options(self.docker, STATE),
-            *self._folders(),
+            *(f"--volume={folder}:{folder}:{mode}" for folder, mode in self._folders(passed_on).items()),
+            f"--workdir={Path.cwd()}",
+            f"--env=HANFORGE_CACHE={self.cache}",
             *self._environment(),
         ]
 
-    def _folders(self) -> list[str]:
-        here = Path.cwd()
-        options = [f"--volume={here}:{here}:ro", f"--workdir={here}"]
-        cache = Path(os.environ.get("HANFORGE_CACHE") or Path.home() / ".cache/hanforge").resolve()
-        options += [*_writable(cache), f"--env=HANFORGE_CACHE={cache}"]
-        if "://" not in self.store:
-            self.store = str(Path(self.store).resolve())
-            options += _writable(Path(self.store))
-        elif self.store.startswith("file://"):
-            options += _writable(Path(self.store[7:]))
-        if (Path.home() / ".aws").is_dir() and self.store.startswith("s3:"):
-            options.append(f"--volume={Path.home() / '.aws'}:/home/hanforge/.aws:ro")
-        return options
+    def _folders(self, passed_on: list[str]) -> dict[str, str]:
+        """What is mounted at its own path: to be read, or (store and cache) to be written too."""
+        inputs = [word.partition("=")[2] for option, word in pairwise(passed_on) if option == "--input"]
+        read = [str(Path.cwd()), *(path for path in inputs if path.startswith("/") and Path(path).exists())]
+        store = self.store.removeprefix("file://")
+        written = [str(self.cache), *([store] if "://" not in store else [])]
+        for folder in written:
+            Path(folder).mkdir(parents=True, exist_ok=True)  # or the engine would make it as root
+        return {**dict.fromkeys(read, "ro"), **dict.fromkeys(written, "rw")}
 
     def _environment(self) -> list[str]:
         names = sorted(
@@ -60,7 +59,10 @@ class Containers:
         for name in BUNDLES:
             bundle = os.environ.get(name)
             if bundle and Path(bundle).is_file():
-                options += [f"--env={name}", f"--volume={Path(bundle).resolve()}:{bundle}:ro"]
+                inside = f"/etc/hanforge/{name}.crt"  # several variables may name one file
+                options += [f"--env={name}={inside}", f"--volume={Path(bundle).resolve()}:{inside}:ro"]
+        if (Path.home() / ".aws").is_dir() and self.store.startswith("s3:"):
+            options.append(f"--volume={Path.home() / '.aws'}:/home/hanforge/.aws:ro")
         return options
 
     def command(self, image: str, *words: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -75,25 +77,12 @@ class Containers:
         return tag
 
 
-def _writable(folder: Path) -> list[str]:
-    """Mount a folder; made here first, or the engine would make it as root."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [f"--volume={folder}:{folder}"]
-
-
-def _input_folders(words: list[str]) -> tuple[str, ...]:
-    """Mounts of the local folders and files that --input names: they may lie outside of the working folder."""
-    values = [value for option, value in pairwise(words) if option == "--input"]
-    paths = [value.partition("=")[2] for value in values]
-    return tuple(f"--volume={path}:{path}:ro" for path in paths if path.startswith("/") and Path(path).exists())
-
-
-def plan(containers: Containers, recipe: str, words: list[str], inputs: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def plan(containers: Containers, recipe: str, words: list[str]) -> dict[str, dict[str, Any]]:
     """The recipe's stages by name, as `hanforge plan` sees them.
 
     Where inputs are missing and examples/RECIPE/run.py makes them (as the demo's does), it makes them first.
     """
-    asking = containers.command("data", "plan", recipe, *words, "--json", options=inputs)
+    asking = containers.command("data", "plan", recipe, *words, "--json")
     planned = json.loads(engine.asked(*asking))
     script = Path("examples") / recipe / "run.py"
     if planned["absent"] and script.is_file():
@@ -113,10 +102,9 @@ def main() -> int:
     parser.add_argument("--store", default=".hanforge/demo", help="a folder or a URL (default: %(default)s)")
     parser.add_argument("--only", help="this stage alone; what it needs must be done")
     arguments, passed_on = parser.parse_known_args()
-    containers = Containers(arguments.store)
-    inputs = _input_folders(passed_on)
+    containers = Containers(arguments.store, passed_on)
     words = ["--store", containers.store, *passed_on]
-    stages = plan(containers, arguments.recipe, words, inputs)
+    stages = plan(containers, arguments.recipe, words)
     if arguments.only is not None and arguments.only not in stages:
         engine.fail(f"no stage {arguments.only!r} in {arguments.recipe}", f"Its stages: {', '.join(stages)}")
     # A chain looks at its inputs at each stage; a single stage inherits them from the recipe's newest run.
@@ -128,7 +116,7 @@ def main() -> int:
         if stage["done"] and arguments.only is None:
             continue
         print(f"== {name} ({number} of {len(chosen)}) in {containers.tag(stage['image'])}", flush=True)
-        options = (*machine, *terminal, *inputs)
+        options = (*(machine if stage["image"] != "data" else []), *terminal)
         code = engine.run(
             *containers.command(
                 stage["image"], "run", arguments.recipe, *words, "--only", name, *narrowed, options=options

@@ -61,15 +61,22 @@ def test_containers_get_the_store_at_its_own_path_and_values_by_name(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("HANFORGE_STORE", "file:///elsewhere")
     monkeypatch.setenv("HANFORGE_CACHE", str(tmp_path / "cache"))
-    words = run.Containers("store").command("data", "plan", "demo")
+    inputs = tmp_path / "rows"
+    inputs.mkdir()
+    passed_on = ["--set", "a.b=1", "--input", f"raw={inputs}", "--input", "other=s3://bucket/folder"]
+    words = run.Containers("store", passed_on).command("data", "plan", "demo")
     store = tmp_path / "store"
-    assert store.is_dir() and f"--volume={store}:{store}" in words
-    assert f"--volume={tmp_path}:{tmp_path}:ro" in words
+    assert store.is_dir() and f"--volume={store}:{store}:rw" in words
+    assert f"--volume={tmp_path}:{tmp_path}:ro" in words and f"--volume={inputs}:{inputs}:ro" in words
     assert "--env=AWS_SECRET_ACCESS_KEY" in words and not any("hush" in word for word in words)
     assert not any("HANFORGE_STORE" in word for word in words)
     assert words[-3:] == ["hanforge-data:latest", "plan", "demo"]
 
 
-def test_inputs_outside_are_mounted_to_be_read(tmp_path: Path) -> None:
-    words = ["--set", "a.b=1", "--input", f"raw={tmp_path}", "--input", "other=s3://bucket/folder"]
-    assert run._input_folders(words) == (f"--volume={tmp_path}:{tmp_path}:ro",)
+def test_a_folder_that_is_read_and_written_is_mounted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOCKER", client_that_says(tmp_path, "20.10.24"))
+    words = run.Containers(".", ["--input", f"raw={tmp_path}"]).command("data")
+    assert [word for word in words if word.startswith(f"--volume={tmp_path}:")] == [
+        f"--volume={tmp_path}:{tmp_path}:rw"
+    ]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import time
 import warnings
@@ -156,3 +157,14 @@ def test_sigterm_reaches_the_stage_and_the_next_start_goes_on(docker: str, store
     (manifest,) = store.glob("stages/prepare/*/_MANIFEST.json")
     assert json.loads(manifest.read_text())["counts"]["planned"] == 150_000
     assert {(path.stat().st_uid, path.stat().st_gid) for path in store.rglob("*")} == {user}
+
+
+def test_a_stage_in_docker_is_done_for_hanforge_outside(docker: str, store: Path) -> None:
+    words = ["rows.yaml", "--store", str(store), "--only", "prepare", "--set", "prepare.target_samples=1000"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HANFORGE_CACHE": str(store / "cache")}
+    done = subprocess.run([sys.executable, "-m", "images.run", *words], cwd=store, env=environment, check=False)
+    assert done.returncode == 0
+    lock = json.loads(next(store.glob("runs/*.json")).read_text())
+    assert lock["recipe"]["stages"]["prepare"]["target_samples"] == 1000
+    assert len(list(store.glob("stages/prepare/*/_MANIFEST.json"))) == 1
+    assert {path.stat().st_uid for path in store.glob("stages/**/*")} == {os.getuid()}
