@@ -18,7 +18,12 @@ def deployment(cluster: Cluster, **spec: object) -> Object:
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "serve"},
-        "spec": {"replicas": 2, "selector": {"matchLabels": LABELS}, "template": template, "progressDeadlineSeconds": 8},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": LABELS},
+            "template": template,
+            "progressDeadlineSeconds": 8,
+        },
     }
     created = cluster.create(DEPLOYMENTS, body)
     assert created is not None
