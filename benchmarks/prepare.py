@@ -113,7 +113,7 @@ def bound_orjson(raw: Path, out: Path, target: int, workers: int) -> None:
 
 
 def bound_msgspec(raw: Path, out: Path, target: int, workers: int) -> None:
-    """Decode by type, contents left as bytes: what the fast way does with a line that it does not know yet."""
+    """Decode by type, contents left as bytes, which msgspec then does not check."""
     import msgspec
 
     class Message(msgspec.Struct, gc=False):

@@ -128,6 +128,7 @@ def _write(stage: Stage, writing: Writing, units: list[WriteUnit], counts: dict[
     left = [unit for unit in share(stage, units) if unit.name not in done]
     stage.progress.update(done=written, total=total, counts=counts, phase="write")
     workers = _workers(stage, [entry.file for entry in writing.files])
+    left.sort(key=lambda unit: unit.output != "rejects")  # a reject takes longest: none of them is left to the end
     for count in in_processes(write_unit, writing, left, workers, stage.stop):
         written += count
         stage.progress.update(done=written, total=total, counts=counts, phase="write")
