@@ -25,7 +25,7 @@ from benchmarks.augment_peers import PACKAGES, WAYS
 from pipeline.engine.server import serving
 from pipeline.engine.settings import EngineSettings
 from pipeline.store.cache import cache_folder
-from pipeline.teacher.compose import request_body
+from pipeline.teacher.compose import Requests
 from pipeline.teacher.reading import Piece, read_row
 from pipeline.teacher.settings import AugmentSettings
 from tests.servers.openai_endpoint import openai_server
@@ -66,10 +66,11 @@ def write_rows(path: Path, count: int, words: tuple[int, int] = (40, 160)) -> No
 def write_requests(rows: Path, path: Path) -> None:
     """The requests that our stage makes of these rows, for the others to send."""
     settings = AugmentSettings.model_validate({"source": str(rows), "teacher": {"served_model_name": "teacher"}})
+    requests = Requests("endpoint:teacher", settings)
     piece = Piece(rows.name, rows.stem, None, lambda: iter(()))
     with rows.open("rb") as source, path.open("wb") as file:
         for number, line in enumerate(source, 1):
-            file.write(orjson.dumps(request_body(read_row(piece, number, line.rstrip(b"\n")), settings)) + b"\n")
+            file.write(requests.request(read_row(piece, number, line.rstrip(b"\n")))[1] + b"\n")
 
 
 def peers_python() -> Path:

@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pipeline.engine.http import BrokenError
+from pipeline.engine.gathering import GatheringLoop
+from pipeline.engine.http import BrokenError, Call
 from pipeline.engine.protocol import Answer, Endpoint, Failure, Passing
-from pipeline.engine.replica import Replica
+from pipeline.engine.replica import Body, Replica
 from pipeline.engine.replicas import Replicas
 from pipeline.engine.settings import ClientSettings
 from pipeline.engine.stream import Delta, deltas
@@ -28,8 +29,8 @@ K = TypeVar("K")
 
 READ_AHEAD = 32
 POLL_SECONDS = 0.2
-GATHER_SECONDS = 0.05  # outcomes that come so close together are given together: waking up costs more than they do
-PROBE: dict[str, Any] = {"messages": [{"role": "user", "content": "안녕하세요"}], "max_tokens": 1}
+GATHER_SECONDS = 0.05
+PROBE: Body = {"messages": [{"role": "user", "content": "안녕하세요"}], "max_tokens": 1}
 
 
 def _never() -> bool:
@@ -70,22 +71,23 @@ class Client:
 
     async def ask(
         self,
-        requests: Iterator[tuple[K, dict[str, Any]]],
+        requests: Iterator[tuple[K, Body]],
         stop_requested: Callable[[], bool] = _never,
         drain_seconds: float = 5.0,
     ) -> AsyncGenerator[tuple[K, Answer | Failure], None]:
-        """The outcomes that `batches` gives, one by one."""
-        async with aclosing(self.batches(requests, stop_requested, drain_seconds)) as batches:
+        """The outcomes that `batches` gives, one by one and each at once."""
+        async with aclosing(self.batches(requests, stop_requested, drain_seconds, gather_seconds=0.0)) as batches:
             async for batch in batches:
                 for item in batch:
                     yield item
 
     async def batches(
         self,
-        requests: Iterator[tuple[K, dict[str, Any]]],
+        requests: Iterator[tuple[K, Body]],
         stop_requested: Callable[[], bool] = _never,
         drain_seconds: float = 5.0,
         poll_seconds: float = POLL_SECONDS,
+        gather_seconds: float = GATHER_SECONDS,
     ) -> AsyncGenerator[list[tuple[K, Answer | Failure]], None]:
         """Outcomes of (key, body) pairs in the order in which they come, as many together as are there.
 
@@ -98,7 +100,7 @@ class Client:
         deadline: float | None = None
         try:
             while True:
-                await flow.wait(poll_seconds)
+                await flow.wait(poll_seconds, gather_seconds)
                 yield flow.take()
                 stopping = stop_requested()
                 if flow.is_over(stopping):
@@ -110,29 +112,29 @@ class Client:
         finally:
             await flow.cancel()
 
-    async def chat(self, body: dict[str, Any], replica: Replica | None = None) -> Answer | Failure:
+    async def chat(self, body: Body, replica: Replica | None = None, failed: Passing | None = None) -> Answer | Failure:
         """One chat completion; `body` is the request without `model`. What passes is retried; Trouble on an outage.
 
-        `replica`: a place that was taken for it. After `attempts` failed tries the request itself is the cause, and
-        fails, only when the endpoint answers something else right before and right after one more try: an outage never
-        turns into failed rows.
+        `replica`: a place that was taken for it, `failed`: how a first try ended there. After `attempts` failed tries
+        the request itself is the cause, and fails, only when the endpoint answers something else right before and
+        right after one more try: an outage never turns into failed rows.
         """
         tries = counted = 0
         alive: Replica | None = None  # answered something else right before
         replica = replica or await self._replicas.place()
         while True:
-            started = time.monotonic()
             try:
-                found = await replica.post(body)
-                seconds = round(time.monotonic() - started, 3)
-                return replace(found, seconds=seconds, retries=tries) if isinstance(found, Answer) else found
-            except Passing as error:
-                tries, counted = tries + 1, counted + error.counts
-                self._replicas.note_silence(error.detail)
+                found = failed or await replica.post(body)
+                if not isinstance(found, Exception):
+                    return replace(found, retries=tries) if tries and isinstance(found, Answer) else found
+                if not isinstance(found, Passing):
+                    raise found
+                tries, counted, failed = tries + 1, counted + found.counts, None
+                self._replicas.note_silence(found.detail)
                 if counted >= self.settings.attempts:
-                    answers = await _answers_a_probe(replica)
+                    answers = not isinstance(await replica.post(PROBE), Exception)
                     if answers and alive is replica:
-                        return Failure(error.reason, error.detail)
+                        return Failure(found.reason, found.detail)
                     alive = replica if answers else None
                 self.retries += 1
                 await asyncio.sleep(self._replicas.jitter(tries))
@@ -181,14 +183,6 @@ class Client:
         return await self._replicas.all[0].metrics()
 
 
-async def _answers_a_probe(replica: Replica) -> bool:
-    try:
-        await replica.post(PROBE)
-    except Passing:
-        return False
-    return True
-
-
 async def _looked_at(replica: Replica) -> Trouble | None:
     try:
         await replica.check_model()
@@ -198,20 +192,26 @@ async def _looked_at(replica: Replica) -> Trouble | None:
 
 
 class _Flow(Generic[K]):
-    """One pass of requests through the client: read ahead, a place and a task for each, the outcomes."""
+    """One pass of requests through the client: read ahead, a place and a call for each, the outcomes.
+
+    A call tells its end by a callback, in the turn of the loop in which the answer came; only what must be tried again
+    becomes a task.
+    """
 
     def __init__(
         self,
         client: Client,
         replicas: Replicas,
-        requests: Iterator[tuple[K, dict[str, Any]]],
+        requests: Iterator[tuple[K, Body]],
         stop_requested: Callable[[], bool],
     ) -> None:
         self._client, self._replicas = client, replicas
         self._requests, self._stop_requested = requests, stop_requested
-        self._ahead: deque[tuple[K, dict[str, Any]]] = deque()
+        self._ahead: deque[tuple[K, Body]] = deque()
         self._finished: list[tuple[K, Answer | Failure]] = []
+        self._calls: dict[int, tuple[Call, Replica]] = {}  # by a number of their own
         self._tasks: set[asyncio.Task[Answer | Failure]] = set()
+        self._numbers = count()
         self._something = asyncio.Event()  # for the caller: an outcome, an error, the end
         self._wanting = asyncio.Event()  # for the reader: little is left of what it read
         self._error: BaseException | None = None
@@ -219,20 +219,24 @@ class _Flow(Generic[K]):
         self._reader.add_done_callback(self._has_read)
         replicas.on_room.append(self._start)
 
-    async def wait(self, seconds: float) -> None:
-        """Until something is there to take, at most so long; what comes right after it is taken with it."""
+    async def wait(self, seconds: float, gather_seconds: float) -> None:
+        """Until something is there to take, at most so long; what comes right after is taken with it."""
         try:
             async with asyncio.timeout(seconds):
                 await self._something.wait()
         except TimeoutError:
             return
         if not self._reader.done():
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(gather_seconds)
 
     def take(self) -> list[tuple[K, Answer | Failure]]:
         """The outcomes since the last time. Raises what has ended the pass early, once all before it are taken."""
         self._something.clear()
         taken, self._finished = self._finished, []
+        seconds = [outcome.seconds for _, outcome in taken if isinstance(outcome, Answer)]
+        loop = asyncio.get_running_loop()
+        if seconds and isinstance(loop, GatheringLoop):
+            loop.answers_take(sum(seconds) / len(seconds))
         self._start()
         if self._error is not None and not taken:
             raise self._error
@@ -240,7 +244,7 @@ class _Flow(Generic[K]):
 
     def is_over(self, stopping: bool) -> bool:
         """Whether nothing more will come."""
-        if self._error is not None or self._finished or self._tasks:
+        if self._error is not None or self._finished or self._calls or self._tasks:
             return False
         return stopping or (self._reader.done() and not self._ahead)
 
@@ -250,6 +254,9 @@ class _Flow(Generic[K]):
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         await asyncio.sleep(0)  # a task that has not begun would not give its place back
+        for call, replica in self._calls.values():
+            call.cancel()
+            self._replicas.free(replica)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -268,24 +275,39 @@ class _Flow(Generic[K]):
         finally:
             reading.cancel()
 
-    def _read(self) -> "asyncio.Task[list[tuple[K, dict[str, Any]]]]":
+    def _read(self) -> "asyncio.Task[list[tuple[K, Body]]]":
         return asyncio.create_task(asyncio.to_thread(lambda: list(islice(self._requests, READ_AHEAD))))
 
     def _start(self) -> None:
         """Send as many requests as there are places for, unless the caller is far behind."""
         self._error = self._error or self._replicas.error
-        while self._ahead and self._error is None and len(self._finished) <= max(READ_AHEAD, len(self._tasks)):
+        most = max(READ_AHEAD, len(self._calls) + len(self._tasks))
+        while self._ahead and self._error is None and len(self._finished) <= most:
             replica = None if self._stop_requested() else self._replicas.place_now()
             if replica is None:
                 break
             key, body = self._ahead.popleft()
-            task = asyncio.create_task(self._client.chat(body, replica))
-            self._tasks.add(task)
-            task.add_done_callback(partial(self._done, key))
+            number = next(self._numbers)
+            self._calls[number] = replica.send(body, partial(self._came, number, key, body, replica)), replica
         if self._error is not None:
             self._something.set()
         if len(self._ahead) < READ_AHEAD:
             self._wanting.set()
+
+    def _came(self, number: int, key: K, body: Body, replica: Replica, found: Answer | Failure | Exception) -> None:
+        """A call has ended: keep its outcome, or try again."""
+        del self._calls[number]
+        if isinstance(found, Passing):
+            task = asyncio.create_task(self._client.chat(body, replica, found))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, key))
+            return
+        if isinstance(found, Exception):
+            self._error = self._error or found
+        else:
+            self._finished.append((key, found))
+        self._something.set()
+        self._replicas.free(replica)
 
     def _done(self, key: K, task: "asyncio.Task[Answer | Failure]") -> None:
         self._tasks.discard(task)

@@ -1,24 +1,28 @@
 """HTTP/1.1 (RFC 9112) to one server over connections that are kept: as little of it as asking a model takes.
 
-A general client costs more than everything else that augment does for an answer (docs/augment.md); this one sends one
-write and reads one head and one body. TLS and proxies are there, cookies, redirects and compression are not.
-Invariant: a connection is used again only after its answer was read to the end.
+A general client costs more than everything else that augment does for an answer (docs/augment.md); this one makes one
+write and one read of most requests, and tells the answer by a callback: no task, no stream. TLS and proxies are there,
+cookies, redirects and compression are not. Invariant: a connection is used again only after its answer came whole.
 """
 
 import asyncio
 import base64
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pipeline.engine.incoming import Incoming
+
+T = TypeVar("T")
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LINE_LIMIT = 1 << 20  # longest head or line of a stream, in bytes
-PIECE = 1 << 16
+READ_BYTES = 1 << 16  # taken from a socket at a time
 CONNECT_SECONDS = 30.0
-END_OF_HEAD = b"\r\n\r\n"
 
 
 class BrokenError(Exception):
@@ -38,27 +42,130 @@ class Response:
     body: bytes
 
 
-@dataclass
-class Connection:
-    """One open connection."""
+Outcome = Response | BrokenError | TimeoutError
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
 
-    @property
-    def usable(self) -> bool:
-        """Whether nobody has closed it and nothing unasked has arrived."""
-        return not self.reader.at_eof() and not self.writer.is_closing()
+class Connection(asyncio.BufferedProtocol):
+    """One connection: what arrives goes to the call that it serves; whatever arrives unasked ends it."""
 
-    async def exchange(self, request: bytes) -> tuple[int, dict[str, str]]:
-        """Send a request, read the head of its answer; closed when that fails."""
+    def __init__(self, buffer: memoryview) -> None:
+        self.transport: asyncio.Transport
+        self.call: Call | None = None
+        self._buffer = buffer  # shared by all: it is read as soon as it is filled
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes have come."""
+        if self.call is None:
+            self.transport.abort()
+        else:
+            self.call.came(bytes(self._buffer[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        if self.call is not None:
+            self.call.lost(exc)
+
+
+class Call:
+    """One request under way. `done` is told once how it ended, `heard` whenever a part of the answer has come."""
+
+    def __init__(
+        self, origin: "Origin", request: bytes, done: Callable[[Outcome], None], heard: Callable[[], None] | None = None
+    ) -> None:
+        self.incoming = Incoming()
+        self._origin = origin
+        self._request = request
+        self._done = done
+        self._heard = heard
+        self._connection: Connection | None = None
+        self._kept = False  # the connection has served others
+        self._opening: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, timeout_seconds: float | None) -> None:
+        """Send the request over a kept connection or a new one; TimeoutError unless it ends in time."""
+        if timeout_seconds is not None:
+            timer = asyncio.get_running_loop().call_later
+            self._timer = timer(timeout_seconds, self._end, TimeoutError(f"no answer in {timeout_seconds} s"))
+        connection = self._origin.taken()
+        self._kept = connection is not None
+        if connection is not None:
+            self.send(connection)
+        else:
+            self._opening = asyncio.ensure_future(self._open())
+
+    def send(self, connection: Connection) -> None:
+        """Send the request over this connection."""
+        self._connection, connection.call = connection, self
+        connection.transport.write(self._request)
+
+    def came(self, data: bytes) -> None:
+        """A part of the answer."""
         try:
-            self.writer.write(request)
-            await self.writer.drain()
-            return await _read_head(self.reader)
-        except BaseException:
-            self.writer.close()
-            raise
+            self.incoming.feed(data)
+        except ValueError as error:
+            self._end(BrokenError(f"ValueError: {error}"))
+            return
+        if self.incoming.whole:
+            self._end(self._response())
+        elif self._heard is not None:
+            self._heard()
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection has ended: with the body, too early, or before a kept one brought anything.
+
+        A server may close a kept connection at the moment of its next use: one that ends without a byte is no answer,
+        and the request goes once more over a new one (RFC 9112, section 9.3.1).
+        """
+        self._connection = None
+        if self.incoming.end():
+            self._end(self._response())
+        elif self._kept and not self.incoming.begun:
+            self._kept = False
+            self._opening = asyncio.ensure_future(self._open())
+        else:
+            why = f"{type(error).__name__}: {error}" if error else "the server closed the connection"
+            self._end(BrokenError(f"{why} before the answer was whole"))
+
+    def cancel(self) -> None:
+        """Drop the request; `done` is told nothing any more."""
+        self._done = self._heard = _nothing
+        self._end(BrokenError("cancelled"))
+
+    def _response(self) -> Response:
+        return Response(self.incoming.status, self.incoming.headers, b"".join(self.incoming.pieces))
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.call = None
+            if self.incoming.keeps_connection and self._heard is None:
+                self._origin.keep(connection)
+            else:
+                connection.transport.abort()
+        self._done(outcome)
+
+    async def _open(self) -> None:
+        try:
+            connection = await self._origin.opened()
+        except BrokenError as error:
+            self._opening = None
+            self._end(error)
+        else:
+            self._opening = None
+            self.send(connection)
 
 
 class Origin:
@@ -76,15 +183,23 @@ class Origin:
         own = {"Host": self._url.netloc.rpartition("@")[2], **headers, **self._proxy_headers()}
         self._head = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         self._prefix = f"http://{own['Host']}" if self._proxy is not None and self._tls is None else ""
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._idle: list[Connection] = []
 
+    def send(
+        self, method: str, path: str, body: bytes, timeout_seconds: float | None, done: Callable[[Outcome], None]
+    ) -> Call:
+        """Begin a request; `done` gets the whole answer, BrokenError, or TimeoutError after so many seconds in all."""
+        call = Call(self, self._message(method, path, body), done)
+        call.begin(timeout_seconds)
+        return call
+
     async def request(self, method: str, path: str, body: bytes = b"", *, timeout_seconds: float) -> Response:
-        """One request and its whole answer. Raises BrokenError, or TimeoutError after `timeout_seconds` in all."""
-        async with asyncio.timeout(timeout_seconds), self._answer(method, path, body) as (status, headers, reader):
-            length = headers.get("content-length")
-            if length is not None and "transfer-encoding" not in headers:
-                return Response(status, headers, await reader.readexactly(int(length)))
-            return Response(status, headers, b"".join([piece async for piece in _pieces(reader, headers)]))
+        """One request and its whole answer. Raises BrokenError or TimeoutError."""
+        outcome: Outcome = await outcome_of(partial(self.send, method, path, body, timeout_seconds))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, body: bytes) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
@@ -92,82 +207,62 @@ class Origin:
 
         Its connection is not kept: the reader may leave before the end.
         """
-        async with self._answer(method, path, body, keep=False) as (status, headers, reader):
-            yield status, _pieces(reader, headers)
+        listener = _Listener(self, self._message(method, path, body))
+        listener.call.begin(None)
+        try:
+            yield await listener.status(), listener.pieces()
+        finally:
+            listener.call.cancel()
 
     def close(self) -> None:
         """Close the connections that are idle; those in use close with their requests."""
         while self._idle:
-            self._idle.pop().writer.close()
+            self._idle.pop().transport.close()
 
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, path: str, body: bytes, keep: bool = True
-    ) -> AsyncIterator[tuple[int, dict[str, str], asyncio.StreamReader]]:
-        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
-        connection: Connection | None = None
-        kept = False
-        try:
-            connection, status, headers = await self._asked(head.encode("latin-1") + body)
-            yield status, headers, connection.reader
-            kept = keep and "close" not in headers.get("connection", "").lower() and _has_end(headers)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise BrokenError(f"{type(error).__name__}: {error}") from error
-        finally:
-            if connection is not None and kept:
-                self._idle.append(connection)
-            elif connection is not None:
-                connection.writer.close()
-
-    async def _asked(self, request: bytes) -> tuple[Connection, int, dict[str, str]]:
-        """Send a request and read the head of its answer.
-
-        A server may close a kept connection at the moment of its next use: one that ends without a byte is no answer,
-        and the request goes once more over a new one (RFC 9112, section 9.3.1).
-        """
-        connection = self._taken()
-        if connection is not None:
-            try:
-                return connection, *await connection.exchange(request)
-            except ConnectionError:
-                pass
-            except asyncio.IncompleteReadError as error:
-                if error.partial:
-                    raise
-        connection = await self._opened()
-        return connection, *await connection.exchange(request)
-
-    def _taken(self) -> Connection | None:
+    def taken(self) -> Connection | None:
+        """A kept connection that nobody has closed."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            if not connection.transport.is_closing():
                 return connection
-            connection.writer.close()
         return None
 
-    async def _opened(self) -> Connection:
-        host, port = (self._proxy.hostname, self._proxy.port or 80) if self._proxy else (self._host, self._port)
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection whose answer came whole."""
+        self._idle.append(connection)
+
+    async def opened(self) -> Connection:
+        """A new connection. BrokenError when it cannot be made."""
+        host, port = (self._proxy.hostname or "", self._proxy.port or 80) if self._proxy else (self._host, self._port)
         tls = self._tls if self._proxy is None else None
+        loop = asyncio.get_running_loop()
+        connection = Connection(self._buffer)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await asyncio.open_connection(host, port, limit=LINE_LIMIT, ssl=tls)
+                await loop.create_connection(lambda: connection, host, port, ssl=tls)
                 if self._proxy and self._tls:
-                    await self._tunnel(reader, writer)
-                    await writer.start_tls(self._tls, server_hostname=self._host)
-        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+                    await self._tunnel(connection)
+                    start = loop.start_tls(connection.transport, connection, self._tls, server_hostname=self._host)
+                    connection.transport = await start  # type: ignore[assignment]
+        except (OSError, BrokenError, ValueError) as error:
             what = f"no connection to {host}:{port}: {type(error).__name__}: {error}"
             raise BrokenError(what, unreachable=True) from error
-        return Connection(reader, writer)
+        return connection
 
-    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _tunnel(self, connection: Connection) -> None:
         target = f"{self._host}:{self._port}"
         head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": target, **self._proxy_headers(True)}.items())
-        writer.write(f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
-        status, _ = await _read_head(reader)
+        listener = _Listener(self, f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+        listener.call.send(connection)
+        status = await listener.status()
+        connection.call = None
         if status != 200:
+            connection.transport.abort()
             raise ConnectionError(f"the proxy answered CONNECT {target} with {status}")
+
+    def _message(self, method: str, path: str, body: bytes) -> bytes:
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode("latin-1") + body
 
     def _proxy_headers(self, tunnel: bool = False) -> dict[str, str]:
         """The proxy's user and password from its URL; a tunnel's go with CONNECT, never through it."""
@@ -175,6 +270,59 @@ class Origin:
             return {}
         pair = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
         return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+class _Listener:
+    """A call whose answer is read while it comes."""
+
+    def __init__(self, origin: Origin, request: bytes) -> None:
+        self._news = asyncio.Event()
+        self._ended: list[Outcome] = []
+        self.call = Call(origin, request, self._end, self._news.set)
+
+    async def status(self) -> int:
+        """Wait for the head. Raises what has ended the call before."""
+        while not self.call.incoming.status:
+            await self._more()
+        return self.call.incoming.status
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body. Raises BrokenError when it ends too early."""
+        incoming = self.call.incoming
+        while True:
+            taken, incoming.pieces = incoming.pieces, []
+            for piece in taken:
+                yield piece
+            if incoming.whole and not incoming.pieces:
+                return
+            if not incoming.pieces:
+                await self._more()
+
+    def _end(self, outcome: Outcome) -> None:
+        self._ended.append(outcome)
+        self._news.set()
+
+    async def _more(self) -> None:
+        if self._ended and isinstance(self._ended[0], Exception):
+            raise self._ended[0]
+        await self._news.wait()
+        self._news.clear()
+
+
+async def outcome_of(begin: Callable[[Callable[[T], None]], Call]) -> T:
+    """Wait for what a callback is told; who is cancelled meanwhile drops the call."""
+    waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: T) -> None:
+        if not waiter.done():
+            waiter.set_result(outcome)
+
+    call = begin(done)
+    try:
+        return await waiter
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
 
 
 async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -195,40 +343,5 @@ def _proxy(url: SplitResult) -> SplitResult | None:
     return urlsplit(found if "://" in found else f"http://{found}") if found else None
 
 
-async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Status and headers; interim answers (1xx) are passed over. ValueError when it is no HTTP."""
-    while True:
-        first, *rest = (await reader.readuntil(END_OF_HEAD))[:-4].decode("latin-1").split("\r\n")
-        version, status = first.split(" ", 2)[:2]
-        if not version.startswith("HTTP/1."):
-            raise ValueError(f"not an HTTP answer: {first[:80]!r}")
-        if status[0] == "1":
-            continue
-        headers = {"connection": "close"} if version == "HTTP/1.0" else {}
-        for line in rest:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        return int(status), headers
-
-
-async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
-    """The body in pieces: chunked, of a known length, or up to the connection's end (RFC 9112, section 6.3)."""
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-            yield (await reader.readexactly(size + 2))[:-2]
-        while await reader.readuntil(b"\r\n") != b"\r\n":  # trailers
-            pass
-        return
-    left = int(headers["content-length"]) if "content-length" in headers else None
-    while left != 0:
-        piece = await reader.read(PIECE if left is None else min(PIECE, left))
-        if not piece and left is not None:
-            raise asyncio.IncompleteReadError(b"", left)
-        if not piece:
-            return
-        left = None if left is None else left - len(piece)
-        yield piece
-
-
-def _has_end(headers: dict[str, str]) -> bool:
-    return "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
+def _nothing(*_: object) -> None:
+    """What is told after a call was dropped."""

@@ -17,6 +17,7 @@ MOST_UNTOLD = 256
 SMALL_QUEUE = 2
 QUEUE_SHARE = 1 / 8  # of the running requests: what may wait, so that no slot is ever empty
 STANDING_LOOKS = 3
+STALE_LOOKS = 5  # at the same counts while the value doubles, before they are believed
 PREEMPTED_SHARE = 0.8
 STEP_SHARE = 1 / 16
 IN_USE = 0.9
@@ -54,6 +55,7 @@ class Level:
         self._queues: deque[float] = deque(maxlen=STANDING_LOOKS)
         self._doubling, self._was_cut = True, False
         self._answers = 0  # since the value changed
+        self._unchanged = 0  # looks in a row at which the server said the same
         self._changed = 0.0
         self.value = min(FIRST, self.most)
 
@@ -89,6 +91,8 @@ class Level:
         """The server's counts, with what this client has in flight there."""
         before, self._last = self._last, load
         self._queues.append(load.waiting)
+        unchanged = before is not None and (before.running, before.waiting) == (load.running, load.waiting)
+        self._unchanged = self._unchanged + 1 if unchanged else 0
         small = max(SMALL_QUEUE, load.running * QUEUE_SHARE)
         standing = min(self._queues) if len(self._queues) == STANDING_LOOKS else 0.0
         same = before is not None and before.started == load.started  # behind one URL there may be several servers
@@ -99,6 +103,8 @@ class Level:
             self._doubling = False
             self._set(min(self.value, int(in_flight - (standing - small) * ours)))
             self._queues.clear()
+        elif self._doubling and self._unchanged % STALE_LOOKS:
+            return  # it has not counted yet what was sent since: an engine counts once a step
         elif load.waiting == 0 and (not self._was_cut or self._answers >= self.value):
             self._raise(in_flight)
 

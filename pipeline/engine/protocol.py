@@ -106,10 +106,10 @@ def authorization(endpoint: Endpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def outcome(status: int, body: bytes, retry_after: str) -> Answer | Failure:
-    """What a complete HTTP response means. Raises Passing for what may succeed when repeated."""
+def outcome(status: int, body: bytes, retry_after: str, seconds: float = 0.0) -> Answer | Failure:
+    """What a complete HTTP response means that took so long. Raises Passing for what may succeed when repeated."""
     if status == 200:
-        return read_answer(body)
+        return read_answer(body, seconds)
     detail = f"{status}: {error_message(body)}"
     if status in PASSING_STATUS:
         raise Passing(f"refused_{status}", detail, counts=False, retry_after_seconds=_seconds(retry_after))
@@ -120,7 +120,7 @@ def outcome(status: int, body: bytes, retry_after: str) -> Answer | Failure:
     return Failure("over_length" if over_length else f"refused_{status}", detail)
 
 
-def read_answer(body: bytes) -> Answer:
+def read_answer(body: bytes, seconds: float = 0.0) -> Answer:
     """The first choice of a chat completion; a body that is none (a cut one, a proxy's page) is Passing."""
     try:
         value = orjson.loads(body)
@@ -135,6 +135,7 @@ def read_answer(body: bytes) -> Answer:
         finish_reason=choice.get("finish_reason") or "",
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
+        seconds=seconds,
     )
 
 

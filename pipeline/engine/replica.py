@@ -5,14 +5,15 @@ Invariant: an endpoint that is out gets no request until it has answered for its
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from pipeline.engine.http import BrokenError, Origin, lines
+from pipeline.engine.http import BrokenError, Call, Origin, Outcome, lines, outcome_of
 from pipeline.engine.level import Level, Load, load_of
 from pipeline.engine.protocol import (
     Answer,
@@ -26,6 +27,8 @@ from pipeline.engine.protocol import (
 )
 from pipeline.engine.settings import ClientSettings
 from pipeline.errors import Trouble, UserError
+
+Body = dict[str, Any] | bytes  # a chat request without its model, or the same as JSON
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Replica:
         self.doubted = False  # cut a connection: it may have been started again as something else
         self._failures = 0
         self._seconds = settings.request_timeout_seconds
+        self._own = orjson.dumps({"model": endpoint.model, **endpoint.options})[:-1] + b","
         self._path = urlsplit(endpoint.url).path.rstrip("/")
         self._origin = Origin(endpoint.url, {"Content-Type": "application/json", **authorization(endpoint)})
 
@@ -56,25 +60,16 @@ class Replica:
         """Whether it may get one more request now."""
         return not self.out and self.in_flight < self.level.value and time.monotonic() >= self.resumes
 
-    async def post(self, body: dict[str, Any]) -> Answer | Failure:
-        """One try of one chat completion. Raises Passing for what may succeed when repeated, here or elsewhere."""
-        sent = time.monotonic()
-        try:
-            answered = await self._origin.request(
-                "POST", f"{self._path}/chat/completions", self._request(body), timeout_seconds=self._seconds
-            )
-            found = outcome(answered.status, answered.body, answered.headers.get("retry-after", ""))
-        except TimeoutError as error:
-            raise self._failed(Passing("timeout", f"no answer in {self._seconds:.0f} s"), sent) from error
-        except BrokenError as error:
-            self.doubted = True
-            reason = "unreachable" if error.unreachable else "server_error"
-            raise self._failed(Passing(reason, str(error), counts=not error.unreachable), sent) from error
-        except Passing as error:
-            raise self._failed(error, sent) from error
-        self.level.answered(self.in_flight)
-        self.silent_since, self._failures, self.times_out = None, 0, 0
-        return self.endpoint.shown(found) if isinstance(found, Answer) else found
+    def send(self, body: Body, done: Callable[[Answer | Failure | Exception], None]) -> Call:
+        """Begin one try of one chat completion; `done` gets Passing for what may succeed when repeated, here or
+        elsewhere."""
+        judged = partial(self._judged, time.monotonic(), done)
+        path = f"{self._path}/chat/completions"
+        return self._origin.send("POST", path, self._request(body), self._seconds, judged)
+
+    async def post(self, body: Body) -> Answer | Failure | Exception:
+        """As `send`."""
+        return await outcome_of(partial(self.send, body))
 
     @asynccontextmanager
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -141,11 +136,36 @@ class Replica:
         """Close its idle connections."""
         self._origin.close()
 
-    def _request(self, body: dict[str, Any]) -> bytes:
-        return orjson.dumps({"model": self.endpoint.model, **body, **self.endpoint.options})
+    def _request(self, body: Body) -> bytes:
+        return self._own + (body if isinstance(body, bytes) else orjson.dumps(body))[1:]
 
-    def _failed(self, error: Passing, sent: float) -> Passing:
-        """Note what a failed try says about the endpoint; gives the error back."""
+    def _judged(self, sent: float, done: Callable[[Answer | Failure | Exception], None], came: Outcome) -> None:
+        try:
+            found: Answer | Failure | Exception = self._read(sent, came)
+        except Exception as error:  # noqa: BLE001 - told to who asked, as everything
+            found = error
+        done(found)
+
+    def _read(self, sent: float, came: Outcome) -> Answer | Failure:
+        """What came back as an outcome, noted for the level. Raises Passing."""
+        try:
+            if isinstance(came, TimeoutError):
+                raise Passing("timeout", f"no answer in {self._seconds:.0f} s") from came
+            if isinstance(came, BrokenError):
+                self.doubted = True
+                reason = "unreachable" if came.unreachable else "server_error"
+                raise Passing(reason, str(came), counts=not came.unreachable) from came
+            seconds = round(time.monotonic() - sent, 3)
+            found = outcome(came.status, came.body, came.headers.get("retry-after", ""), seconds)
+        except Passing as error:
+            self._note_failed(error, sent)
+            raise
+        self.level.answered(self.in_flight)
+        self.silent_since, self._failures, self.times_out = None, 0, 0
+        return self.endpoint.shown(found) if isinstance(found, Answer) else found
+
+    def _note_failed(self, error: Passing, sent: float) -> None:
+        """Note what a failed try says about the endpoint."""
         now = time.monotonic()
         self.silent_since = self.silent_since or now
         self._failures += 1
@@ -154,4 +174,3 @@ class Replica:
             self.level.refused(sent)
         elif error.reason in REFUSES_ALL or self._failures >= FAILURES_IN_A_ROW:
             self.leave_out(error.detail)
-        return error

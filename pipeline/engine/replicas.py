@@ -16,7 +16,7 @@ from pipeline.engine.settings import ClientSettings
 from pipeline.errors import Trouble, UserError
 
 LOOK_SECONDS = 1.0
-RISING_LOOK_SECONDS = 0.5
+RISING_LOOK_SECONDS = 0.1
 NO_METRICS_LOOKS = 3  # as many looks without counts from the start on, and it is not asked for them again
 
 

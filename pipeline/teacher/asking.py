@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline.teacher.answers import AnswerCache, Asked
-from pipeline.teacher.compose import Requests, request_body
+from pipeline.teacher.compose import Requests
 from pipeline.teacher.reading import Piece, Row
 from pipeline.teacher.sample import unit_rows
 
@@ -50,12 +50,11 @@ class Unit:
     whole: bool = False
 
 
-def question_of(row: Row, requests: Requests) -> tuple[Question, dict[str, Any] | None]:
-    """A row's question and its request's body; None for a broken row."""
+def question_of(row: Row, requests: Requests) -> tuple[Question, bytes]:
+    """A row's question and its request's body; b"" for a broken row."""
     if row.reason:
-        return Question(row), None
-    body = request_body(row, requests.settings)
-    key = requests.key(body)
+        return Question(row), b""
+    key, body = requests.request(row)
     return Question(row, key, requests.failure_key(key)), body
 
 
@@ -76,7 +75,7 @@ class Asking:
         self._waiting: dict[str, list[Unit]] = {}  # request in flight -> units that need it
         self._ready: queue.SimpleQueue[Unit] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._drawn: Iterator[tuple[Question, dict[str, Any]] | None] = self._draw(unit_rows(pieces, plan, units))
+        self._drawn: Iterator[tuple[Question, bytes] | None] = self._draw(unit_rows(pieces, plan, units))
         self._closed = False
 
     def first(self, build_ready: Callable[[], None]) -> Question | None:
@@ -91,7 +90,7 @@ class Asking:
             build_ready()
         return None
 
-    def __iter__(self) -> Iterator[tuple[Question, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[Question, bytes]]:
         for found in self._drawn:
             if found is not None:
                 yield found
@@ -124,14 +123,14 @@ class Asking:
                 self.answered_rows -= unit.answered
             yield unit
 
-    def _draw(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, dict[str, Any]] | None]:
+    def _draw(self, units: Iterator[tuple[str, list[Row]]]) -> Iterator[tuple[Question, bytes] | None]:
         """Every request that is to be sent, and None at the end of each unit."""
         for name, rows in units:
             unit = Unit(name)
             for row in rows:
                 question, body = question_of(row, self.requests)
                 unit.questions.append(question)
-                if body is not None and self._must_be_asked(question, unit):
+                if body and self._must_be_asked(question, unit):
                     yield question, body
             with self._lock:
                 unit.whole = True

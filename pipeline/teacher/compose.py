@@ -6,17 +6,19 @@ text; the opening tag sat in the prompt (EXAONE 4.0); or there are no tags but `
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import orjson
 
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.recipe.fields import resolved
-from pipeline.recipe.fingerprint import short_hash
+from pipeline.recipe.fingerprint import canonical, short_hash
 from pipeline.teacher.reading import Row
 from pipeline.teacher.settings import AugmentSettings
 from pipeline.text.thinking import final_answer, join_thinking, same_answer, split_thinking, step_numbers, steps
 
+MESSAGES = "\0messages\0"  # stands for them in a request's form; sorted, without spaces, as orjson writes them too
 _ANSWER_MARK = re.compile(
     r"^[\s>#*\-_]*(?:최종\s*답변|최종\s*답|최종\s*정답|답변|정답|답|결론)[*_]*\s*[:：]\s*[*_]*", re.MULTILINE
 )
@@ -37,10 +39,11 @@ class Verdict:
     reason: str = ""
     detail: str = ""
     failed: bool = False
+    steps: int = 0  # in the reasoning
 
 
-def request_body(row: Row, settings: AugmentSettings) -> dict[str, Any]:
-    """The chat request that rewrites the row's last answer: the earlier turns, then the prompt with both put in."""
+def request_messages(row: Row, settings: AugmentSettings) -> list[dict[str, str]]:
+    """The messages that ask for the row's last answer anew: the earlier turns, then the prompt with both put in."""
     *before, question, answer = row.turns
     turns = [turn for turn in before if turn.role != "system" or settings.system_prompt is None]
     messages = [{"role": turn.role, "content": split_thinking(turn.content).answer} for turn in turns]
@@ -48,7 +51,7 @@ def request_body(row: Row, settings: AugmentSettings) -> dict[str, Any]:
         messages.insert(0, {"role": "system", "content": settings.system_prompt})
     known = {"question": question.content, "answer": split_thinking(answer.content).answer}
     prompt = re.sub(r"\{(question|answer)\}", lambda match: known[match[1]], settings.prompt)
-    return {"messages": [*messages, {"role": "user", "content": prompt}], **settings.sampling.body()}
+    return [*messages, {"role": "user", "content": prompt}]
 
 
 class Requests:
@@ -59,13 +62,19 @@ class Requests:
         self.settings = settings
         engine = resolved(settings.teacher.engine, with_operational=False)
         engine.pop("max_model_len")  # changes which requests are refused, not what is answered: see failure_key
-        self._common = {"teacher": teacher, "engine": engine, "rerun": settings.rerun}
+        common = {"teacher": teacher, "engine": engine, "rerun": settings.rerun}
+        sampling = settings.sampling.body()
         prompts = {"prompt": settings.prompt, "system_prompt": settings.system_prompt}
-        self.setup = short_hash({**self._common, **prompts, "sampling": settings.sampling.body()}, 16)
+        self.setup = short_hash({**common, **prompts, "sampling": sampling}, 16)
+        self._around_in_name = _around({**common, "body": {**sampling, "messages": MESSAGES}})
+        self._around_in_body = _around({**sampling, "messages": MESSAGES})
 
-    def key(self, body: dict[str, Any]) -> str:
-        """The name of an answer: the teacher's identity, its engine, and the whole request."""
-        return short_hash({**self._common, "body": body}, 32)
+    def request(self, row: Row) -> tuple[str, bytes]:
+        """A sound row's request as JSON, and the name of its answer: a hash of the teacher's identity, its engine, and
+        the whole request."""
+        messages = orjson.dumps(request_messages(row, self.settings), option=orjson.OPT_SORT_KEYS)
+        key = sha256(messages.join(self._around_in_name)).hexdigest()[:32]
+        return key, messages.join(self._around_in_body)
 
     def failure_key(self, key: str) -> str:
         """The name under which a failure is kept: a longer context or more attempts ask again, an answer stays."""
@@ -78,6 +87,7 @@ def judge(row: Row, outcome: Answer | Failure, settings: AugmentSettings) -> Ver
     if isinstance(outcome, Failure):
         return Verdict("", "", outcome.reason, outcome.detail, failed=True)
     reasoning, answer = reasoning_and_answer(outcome)
+    found_steps = steps(reasoning)
     reason = detail = ""
     if outcome.finish_reason == "length":
         reason = "truncated"
@@ -86,17 +96,17 @@ def judge(row: Row, outcome: Answer | Failure, settings: AugmentSettings) -> Ver
         reason = "empty_answer"
     elif not reasoning:
         reason = "no_reasoning"
-    elif settings.unnumbered == "reject" and not steps(reasoning):
+    elif settings.unnumbered == "reject" and not found_steps:
         reason = "no_steps"
     elif settings.keep_only_matching_answers and not same_answer(answer, row.answer):
         reason = "answer_mismatch"
         detail = f"teacher {final_answer(answer)!r:.80}, known {final_answer(row.answer)!r:.80}"
-    return Verdict(reasoning, answer, reason, detail)
+    return Verdict(reasoning, answer, reason, detail, steps=found_steps)
 
 
 def turn(verdict: Verdict) -> str:
     """The assistant's turn of a row that goes on: `<think>\\n1단계: ...\\n</think>\\n\\n...`."""
-    numbered_reasoning = verdict.reasoning if steps(verdict.reasoning) else numbered(verdict.reasoning)
+    numbered_reasoning = verdict.reasoning if verdict.steps else numbered(verdict.reasoning)
     return join_thinking(numbered_reasoning, verdict.answer)
 
 
@@ -155,6 +165,12 @@ def _split_steps(text: str) -> tuple[str, str]:
 def _without_mark(answer: str) -> str:
     """The answer without the mark that our own prompt asked for. Example: "최종 답변: 셋" -> "셋"."""
     return _OWN_MARK.sub("", answer.strip(), count=1).strip()
+
+
+def _around(value: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The canonical form of a request ahead of its messages and behind them."""
+    before, _, after = canonical(value).partition(canonical(MESSAGES))
+    return before, after
 
 
 def step_gap(reasoning: str) -> bool:

@@ -122,19 +122,19 @@ def estimate(stage: Stage, samples: int, profile: Profile, say: Callable[[int, i
 
 def _chosen(
     stage: Stage, cache: AnswerCache, requests: Requests, samples: int
-) -> tuple[int, int, list[tuple[Question, dict[str, Any]]]]:
+) -> tuple[int, int, list[tuple[Question, bytes]]]:
     """(rows that can be asked, those without an answer, some of the latter: the lowest by a hash of seed and id)."""
     source, plan = planned(stage)
     done = stage.directory.done_names()
     rows = sum(unit["rows"] for unit in plan["units"] if unit["name"] in done)
     unanswered = 0
-    lowest: list[tuple[int, int, Question, dict[str, Any]]] = []
+    lowest: list[tuple[int, int, Question, bytes]] = []
     for _, unit in unit_rows(source, plan, [unit for unit in plan["units"] if unit["name"] not in done]):
         stage.stop.raise_if_requested()
         for row in unit:
             question, body = question_of(row, requests)
-            rows += body is not None
-            if body is None or question.key in cache or question.failure_key in cache:
+            rows += bool(body)
+            if not body or question.key in cache or question.failure_key in cache:
                 continue
             unanswered += 1
             rank = -xxhash.xxh3_64_intdigest(row.id.encode(), seed=SEED)
@@ -151,7 +151,7 @@ def _ask(
     stage: Stage,
     cache: AnswerCache,
     requests: Requests,
-    chosen: list[tuple[Question, dict[str, Any]]],
+    chosen: list[tuple[Question, bytes]],
     say: Callable[[int, int], None],
 ) -> _Asked:
     """Ask, and store what the teacher says."""

@@ -7,13 +7,13 @@ are both there and whole, in whichever way the teacher sets them apart.
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.teacher.compose import Verdict
 from pipeline.teacher.reading import Row
 from pipeline.text.chinese import judge_chinese
-from pipeline.text.thinking import steps
 
 MOST_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 160
@@ -47,13 +47,13 @@ class Quality:
 
     def note(self, row: Row, outcome: Answer | Failure, verdict: Verdict) -> None:
         """Count one outcome. `verdict` is what `judge` made of it."""
-        facts = Counter[str](outcomes=1)
+        facts = {"outcomes": 1}
         text = f"{verdict.reasoning}\n{verdict.answer}"
         if isinstance(outcome, Answer):
             facts.update(
                 answers=1,
                 tagged=int(bool(verdict.reasoning and verdict.answer) and outcome.finish_reason != "length"),
-                stepped=int(steps(verdict.reasoning) > 0),
+                stepped=int(verdict.steps > 0),
                 chinese=int(judge_chinese(text).chinese),
                 characters=len(verdict.reasoning) + len(verdict.answer),
                 prompt_tokens=outcome.prompt_tokens,
@@ -64,7 +64,8 @@ class Quality:
         if verdict.reason:
             facts.update(without_row=1, failed=int(verdict.failed))
             self.reasons[verdict.reason] += 1
-        self.counts.update(facts)
+        for name, number in facts.items():
+            self.counts[name] += number
         for fault in _faults(facts):
             shown = self.examples.setdefault(fault, [])
             if len(shown) < MOST_EXAMPLES:
@@ -122,10 +123,10 @@ def quality_from(plain: dict[str, Any]) -> Quality:
     return Quality(counts, Counter(plain["reasons"]), Counter(plain["seconds"]), plain["examples"])
 
 
-def _faults(facts: Counter[str]) -> list[str]:
+def _faults(facts: dict[str, int]) -> list[str]:
     """Which examples an outcome can serve as."""
-    found = [name for name in ("without_row", "failed", "chinese") if facts[name]]
-    if facts["answers"]:
+    found = [name for name in ("without_row", "failed", "chinese") if facts.get(name)]
+    if "answers" in facts:
         found += ["any"] + [f"un{name}" for name in ("tagged", "stepped") if not facts[name]]
     return found
 
@@ -144,7 +145,12 @@ def _bin(seconds: float) -> str:
     """Example: 3.1 -> "3.36" (of 2.83 to 3.36); 0 -> "0": an answer that was not timed."""
     if seconds <= 0:
         return "0"
-    return f"{2 ** (math.ceil(math.log2(seconds) * BINS_PER_DOUBLING) / BINS_PER_DOUBLING):.3g}"
+    return _edge(math.ceil(math.log2(seconds) * BINS_PER_DOUBLING))
+
+
+@cache
+def _edge(bin_number: int) -> str:
+    return f"{2 ** (bin_number / BINS_PER_DOUBLING):.3g}"
 
 
 def _short(text: str) -> str:

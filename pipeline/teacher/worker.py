@@ -1,10 +1,12 @@
 """One pass of augment over some units: asks what is lacking, builds and commits each unit as soon as it is answered."""
 
 import asyncio
+import gc
 import time
 from contextlib import ExitStack, aclosing
 
 from pipeline.engine.client import Client
+from pipeline.engine.gathering import run
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.store.commit import Counts
 from pipeline.store.stage import Stage
@@ -20,6 +22,7 @@ from pipeline.teacher.stopping import broken
 TICK_SECONDS = 0.5
 JUDGE_SECONDS = 0.1
 DRAIN_SECONDS = 8.0
+GC_ALLOCATIONS = 20_000
 
 
 class Worker:
@@ -50,10 +53,12 @@ class Worker:
         Stopped when asked to stop; either way with all answers stored."""
         if self.asking.first(self._build_ready) is None:
             return
+        gc.freeze()  # what is loaded by now stays; and an answer leaves no cycles, so look for them rarely
+        gc.set_threshold(GC_ALLOCATIONS)
         with ExitStack() as stack:
             endpoints, check = stack.enter_context(teacher_endpoints(self.stage))
             try:
-                asyncio.run(self._ask(Client(endpoints, self.settings.client, check)))
+                run(self._ask(Client(endpoints, self.settings.client, check)))
             finally:
                 self.cache.flush()
         self.stage.stop.raise_if_requested()

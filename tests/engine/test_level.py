@@ -21,6 +21,12 @@ def test_it_doubles_while_nothing_waits_and_never_exceeds_its_bound() -> None:
     assert Level(5).value == 5
 
 
+def test_counts_that_stand_still_are_believed_late() -> None:
+    level = Level("auto")
+    assert [told(level, 0, 0) for _ in range(7)] == [128, 128, 128, 128, 128, 256, 256]
+    assert told(level, 256, 0) == 512
+
+
 def test_it_does_not_grow_when_its_places_are_not_taken() -> None:
     level = Level("auto")
     assert told(level, 10, 0, in_flight=10) == FIRST

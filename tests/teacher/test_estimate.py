@@ -75,7 +75,7 @@ def test_figures_follow_from_the_samples(store: Store, server: OpenAIServer) -> 
     found = estimated(stage_of(store))
     assert found.completion_tokens is not None and found.speed is not None and found.seconds is not None
     assert 20 < found.completion_tokens.low < found.completion_tokens.value < found.completion_tokens.high < 80
-    assert found.speed.in_flight <= 32
+    assert found.speed.in_flight <= 32.5  # times are in milliseconds
     expected = found.left * found.completion_tokens.value / found.speed.tokens_per_second
     assert expected <= found.seconds.value  # the last requests end one by one
     assert found.seconds.low < found.seconds.value < found.seconds.high
