@@ -45,7 +45,8 @@ def ip(*arguments: str) -> None:
 
 def exists(link: str) -> bool:
     """Whether this network namespace has the link."""
-    return any(line.split(":")[0].strip() == link for line in Path("/proc/self/net/dev").read_text().splitlines())
+    table = Path("/proc/self/net/dev")
+    return table.exists() and any(line.split(":")[0].strip() == link for line in table.read_text().splitlines())
 
 
 def refuse_taken_networks() -> None:

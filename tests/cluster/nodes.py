@@ -13,22 +13,9 @@ from pathlib import Path
 from tests.cluster import own, theirs
 from tests.cluster.errors import Unavailable
 from tests.cluster.layout import MACHINE_ADDRESS
+from tests.cluster.processes import processes
 
 NAMESPACE = "k8s.io"  # containerd's, where the kubelet looks for images
-
-
-def processes(*words: str) -> list[int]:
-    """The ids (the machine's) of processes whose command line has all these words, in /proc's order."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            except OSError:
-                continue
-            if all(word in command for word in words):
-                found.append(int(entry.name))
-    return found
 
 
 def entrance(node: str) -> list[str]:

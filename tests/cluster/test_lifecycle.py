@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import build, nodes, own
+from tests.cluster import build, own
 from tests.cluster.layout import CACHE, CGROUP, KUBECONFIG, ROOT
+from tests.cluster.processes import processes
 
 pytestmark = pytest.mark.cluster
 UP = [sys.executable, "-m", "tests.cluster.up", "--use", "own"]
@@ -43,7 +44,7 @@ def traces() -> dict[str, object]:
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}")],
         "folders": sorted(str(path) for top in ("/run/netns", "/var/lib", "/var/log") for path in Path(top).glob("*")),
         "settings": {name: Path("/proc/sys", name).read_text() for name in settings},
-        "processes": nodes.processes("-m", "tests.cluster.machine"),
+        "processes": processes("-m", "tests.cluster.machine"),
         "state": sorted(path.name for path in CACHE.iterdir()),
         "kubeconfig": KUBECONFIG.exists(),
     }
