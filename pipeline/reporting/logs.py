@@ -6,11 +6,10 @@ A stage's folder is shared by every run that means the same stage, so a log may 
 import re
 import time
 
-from pipeline.errors import UserError
+from pipeline.reporting.rows import lacking
 from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
 from pipeline.store.runs import RunLock
-from pipeline.store.status import why_not_done
 
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 
@@ -27,12 +26,10 @@ def stage_logs(store: Store, lock: RunLock, stage: str, lines: int) -> list[tupl
         worker = entry.key.rsplit("/", 1)[-1].removesuffix(".log")
         text = store.read(entry.key).decode("utf-8", "replace")
         began = _began(worker, text, mine)
-        found.append((began, f"{worker}, {began or 'time unknown'}{_ending(worker, mine)}", _tail(text, lines)))
+        title = f"{worker}, {began or 'time unknown'}{_ending(worker, mine)}"
+        found.append((began, title, "\n".join(text.splitlines()[-lines:])))
     if not found:
-        raise UserError(
-            f"stage {stage!r} of run {lock.run_id} has no log: {why_not_done(store, lock, stage)}",
-            f"Run it: hanforge run {lock.recipe.name} --only {stage}",
-        )
+        raise lacking(store, lock, stage, "log")
     return [(title, text) for _, title, text in sorted(found)]
 
 
@@ -50,8 +47,3 @@ def _ending(worker: str, mine: list[Event]) -> str:
         return ", of another run"
     ended = [event for event in mine if event.worker == worker and event.what == "ended"]
     return f", ended with exit code {ended[-1].exit_code}" if ended else ", did not say how it ended"
-
-
-def _tail(text: str, lines: int) -> str:
-    every = text.splitlines()
-    return "\n".join(every[-lines:] if lines else every)

@@ -1,4 +1,4 @@
-"""Rows of a stage's output for people to look at: a seeded sample, rows by id, and counts by source and file.
+"""Rows of a stage's output for people to look at: a seeded sample, and counts by source and file.
 
 Reads what a manifest names, or the committed units of a stage that is not done yet. Never goes through a gate: what a
 gate refused is exactly what people want to see.
@@ -6,7 +6,6 @@ gate refused is exactly what people want to see.
 
 import base64
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from pipeline.store.status import why_not_done
 
 ROW_TYPES = ("rows", "rejects", "heldout", "predictions")
 Row = dict[str, Any]
-_ID = re.compile(rb'"id"\s*:\s*"([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -63,22 +61,6 @@ class OutputRows:
             if wanted:
                 yield from (line for place, line in enumerate(part_lines(self.store, part)) if place in wanted)
             start += part.rows
-
-    def by_id(self, ids: Sequence[str]) -> dict[str, Row]:
-        """The first row with each id; ids that no row has are left out. Stops when all are found."""
-        missing = {key.encode() for key in ids}
-        found: dict[str, Row] = {}
-        for line in self.lines():
-            if not missing:
-                break
-            named = {match[1] for match in _ID.finditer(line)} & missing
-            if named:
-                row = orjson.loads(line)
-                key = str(row.get("id"))
-                if key.encode() in missing:
-                    found[key] = row
-                    missing.discard(key.encode())
-        return found
 
 
 @dataclass(frozen=True)
@@ -123,11 +105,16 @@ def output_rows(store: Store, lock: RunLock, stage: str, output: str | None = No
         raise UserError(f"stage {stage!r} has no rows under {name!r}; {models.nearest(name, fitting)}", "Use --output")
     found = committed(lock.directory(store, stage))
     if found is None:
-        raise UserError(
-            f"stage {stage!r} of run {lock.run_id} has no rows yet: {why_not_done(store, lock, stage)}",
-            f"Run it: hanforge run {lock.recipe.name} --only {stage}",
-        )
+        raise lacking(store, lock, stage, "rows yet")
     return found.rows(store, name)
+
+
+def lacking(store: Store, lock: RunLock, stage: str, what: str) -> UserError:
+    """What to say of a stage that has not made `what` yet: why, and the command that makes it."""
+    return UserError(
+        f"stage {stage!r} of run {lock.run_id} has no {what}: {why_not_done(store, lock, stage)}",
+        f"Run it: hanforge run {lock.recipe.name} --only {stage}",
+    )
 
 
 def rejected_line(row: Row) -> str:
