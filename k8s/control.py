@@ -14,6 +14,7 @@ from pipeline.recipe.models import nearest
 
 DRIVER_SECONDS = 90.0  # its grace period, and time for a node to tell
 OF_SERVER = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
+HELD = ("shutdown", "suspend")  # what `stop` and a values file wrote into a Workflow's spec
 OF_JOB = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 
 
@@ -53,8 +54,8 @@ def retry(cluster: Cluster, release: str, stages: list[str]) -> list[str]:
             cluster.patch(JOBS, driver["metadata"]["name"], {"spec": {"suspend": False}})
     for workflow in _newest(workflows):
         if is_over(workflow):
-            cluster.delete(WORKFLOWS, workflow["metadata"]["name"])
-            _make(cluster, workflow)
+            cluster.delete(WORKFLOWS, workflow["metadata"]["name"], workflow["metadata"]["uid"])
+            _make(cluster, {**workflow, "spec": {k: v for k, v in workflow["spec"].items() if k not in HELD}})
         else:
             cluster.patch(WORKFLOWS, workflow["metadata"]["name"], {"spec": {"suspend": None}})
     return doomed
