@@ -90,7 +90,7 @@ def down() -> str:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        network.wait_until(_ended, "the cluster's processes to end")
+        network.wait_until(_ended, "the cluster's processes to end", 300)
     if network.exists(LINK) and not first_processes():  # the kernel keeps it while connections time out
         network.ip("link", "delete", LINK)
     if not first_processes():
