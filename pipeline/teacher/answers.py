@@ -20,6 +20,7 @@ import zstandard
 
 from pipeline.engine.protocol import Answer, Failure
 from pipeline.store.objects import Store
+from pipeline.teacher.index import SegmentIndex
 
 READERS = 16
 _NAMES = re.compile(rb'\{"key":"([^"]*)"(?:,"setup":"([^"]*)")?')  # how `add` begins a line: no answer is parsed for it
@@ -57,7 +58,7 @@ class AnswerCache:
         self.folder = folder
         self._pending: dict[str, bytes] = {}  # key -> its line, not yet in any segment
         self._writing: dict[str, bytes] = {}  # the same, while a segment of them is being written
-        self._index: dict[str, str] = {}  # key -> name of the lowest segment that holds it
+        self._index = SegmentIndex()
         self._setups: Counter[str] = Counter()  # setup -> outcomes in segments that were asked so
         self._loaded: set[str] = set()
         self._number = 0
@@ -67,7 +68,7 @@ class AnswerCache:
 
     def __contains__(self, key: str) -> bool:
         with self._lock:
-            return key in self._index or key in self._pending or key in self._writing
+            return key in self._pending or key in self._writing or self._index.get(key) is not None
 
     @property
     def pending(self) -> int:
@@ -117,8 +118,8 @@ class AnswerCache:
         wanted: dict[str, set[str]] = {}
         with self._lock:
             for key in keys:
-                if key in self._index:
-                    wanted.setdefault(self._index[key], set()).add(key)
+                if (name := self._index.get(key)) is not None:
+                    wanted.setdefault(name, set()).add(key)
         found: dict[str, Answer | Failure] = {}
         with ThreadPoolExecutor(READERS) as pool:
             names = sorted(wanted)
@@ -129,13 +130,14 @@ class AnswerCache:
         return found
 
     def _note_lines(self, name: str, lines: Iterable[bytes]) -> None:
-        named = [_NAMES.match(line) for line in lines]
+        matches = filter(None, map(_NAMES.match, lines))
+        named = [(match[1].decode(), (match[2] or b"").decode()) for match in matches]
         with self._lock:
             self._loaded.add(name)
             self._number = max(self._number, int(name[:8]))
-            for key, setup in (match.groups(b"") for match in named if match):
-                self._setups[setup.decode()] += key.decode() not in self._index
-                self._index[key.decode()] = min(self._index.get(key.decode(), name), name)
+            new = self._index.note(name, [key for key, _ in named])
+            for (_, setup), is_new in zip(named, new, strict=True):
+                self._setups[setup] += is_new
 
     def _next_name(self) -> str:
         """Without create-only writes two writers may take one number: the name then carries the writer's own mark."""
