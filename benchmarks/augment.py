@@ -37,7 +37,7 @@ LEFT_OUT = {
     "openai-aiohttp": "names, journal, checks, rows",
     "distilabel": "names, journal, checks, earlier turns",
 }
-TURNS = 3
+BENCH = "vllm bench serve"
 WORDS = ["로봇", "창고", "이동", "경로", "장애물", "질문", "계산", "결과", "속도", "거리", "시간", "지도", "명령"]
 # What `vllm bench serve` runs; the command itself looks for a package called vllm, which the CPU build is not
 BENCH_SERVE = """
@@ -160,8 +160,9 @@ def checkpoint() -> Path:
     return folder
 
 
-def vllm(folder: Path, samples: int, tokens: int) -> None:
-    """Tokens a second of our stage and of vLLM's own benchmark client, in turns on one server."""
+def vllm(folder: Path, samples: int, tokens: int, turns: int) -> None:
+    """Tokens a second of our stage and of vLLM's own benchmark client, in pairs of turns, each pair the other way
+    round."""
     rows, prompts, model = folder / "rows.jsonl", folder / "prompts.jsonl", checkpoint()
     write_rows(rows, samples, words=(8, 30))
     questions = [orjson.loads(line)["messages"][0]["content"] for line in rows.open("rb")]
@@ -169,20 +170,31 @@ def vllm(folder: Path, samples: int, tokens: int) -> None:
     engine = EngineSettings(max_model_len=1024, dtype="float32", extra_args=["--no-enable-prefix-caching"])
     sampling = {"max_tokens": tokens, "temperature": 0.0, "top_p": None, "seed": None, "enable_thinking": None}
     settings = {"prompt": "{question}", "sampling": sampling}
-    rates: dict[str, list[float]] = {"ours": [], "vllm bench serve": []}
+    pairs: list[dict[str, float]] = []
     with serving(model, engine, served_name="teacher", log=folder / "vllm.log") as server:
-        its_own(server.url, prompts, model, min(samples, 16), tokens, folder)  # to warm it up
-        for turn in range(TURNS):
-            out = folder / f"ours{turn}"
+
+        def rate(way: str) -> float:
+            if way == BENCH:
+                return its_own(server.url, prompts, model, samples, tokens, folder)
+            out = folder / f"ours{len(pairs)}"
             found = ours([server.url], rows, out, settings, core=None, ignore_eos=True)
-            rates["ours"].append(samples * tokens / found["seconds"])
-            rates["vllm bench serve"].append(its_own(server.url, prompts, model, samples, tokens, folder))
-    print(f"\nSmolLM2-135M, float32, {samples} prompts, {tokens} tokens each, {TURNS} turns on one server\n")
-    print("| client | tokens/s, each turn | median | share |\n|---|---|---|---|")
-    base = median(rates["vllm bench serve"])
-    for way, each in rates.items():
-        turns = ", ".join(f"{rate:.0f}" for rate in each)
-        print(f"| {way} | {turns} | {median(each):.0f} | {100 * median(each) / base:.1f} % |")
+            return samples * tokens / float(found["seconds"])
+
+        its_own(server.url, prompts, model, min(samples, 16), tokens, folder)  # to warm it up
+        print(f"\nSmolLM2-135M, float32, {samples} prompts, {tokens} tokens each, pairs of turns on one server\n")
+        print(f"| pair | ours, tokens/s | {BENCH}, tokens/s | share |\n|---|---|---|---|", flush=True)
+        for number in range(turns):
+            order = ("ours", BENCH) if number % 2 == 0 else (BENCH, "ours")  # what drifts meets both alike
+            pairs.append({way: rate(way) for way in order})
+            pair = pairs[-1]
+            print(f"| {number + 1} | {pair['ours']:.1f} | {pair[BENCH]:.1f} | {100 * share(pair):.1f} % |", flush=True)
+    shares = sorted(map(share, pairs))
+    print(f"\nmedian share {100 * median(shares):.1f} %, from {100 * shares[0]:.1f} to {100 * shares[-1]:.1f} %")
+
+
+def share(pair: dict[str, float]) -> float:
+    """Our tokens a second as a share of the other's in the same pair of turns."""
+    return pair["ours"] / pair[BENCH]
 
 
 def its_own(url: str, prompts: Path, model: Path, samples: int, tokens: int, folder: Path) -> float:
@@ -213,11 +225,12 @@ def main() -> None:
     parser.add_argument("--memory", type=int, metavar="N", help="resident memory over N samples, nothing else")
     parser.add_argument("--vllm", action="store_true", help="beside vLLM's own benchmark client, nothing else")
     parser.add_argument("--tokens", type=int, default=96, help="--vllm: tokens of each answer")
+    parser.add_argument("--turns", type=int, default=4, help="--vllm: pairs of turns")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hanforge-bench-") as name:
         folder = Path(name)
         if arguments.vllm:
-            vllm(folder, arguments.samples or 96, arguments.tokens)
+            vllm(folder, arguments.samples or 96, arguments.tokens, arguments.turns)
         elif arguments.memory:
             memory(folder, arguments.memory, arguments.in_flight)
         else:
