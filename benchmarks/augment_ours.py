@@ -1,7 +1,7 @@
 """Our augment stage over a file:// store, in a process of its own: python -m benchmarks.augment_ours SETTINGS
 
 SETTINGS is JSON: rows (a JSONL file), out (a folder), urls, and what to change in the stage's settings. Prints one line
-of JSON: samples, seconds, CPU seconds, and the resident memory in MB at 1,000, 10,000 and 100,000 samples.
+of JSON: samples, seconds, CPU seconds, and the resident memory in MB at 1,000 to 100,000 samples.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipeline.store.objects import Store
 from pipeline.store.stage import Stage
 from pipeline.teacher import augment
 
-MARKS = (1_000, 10_000, 100_000)
+MARKS = (1_000, 10_000, 30_000, 100_000)
 
 
 class Watch(threading.Thread):

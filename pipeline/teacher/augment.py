@@ -4,6 +4,8 @@ Invariants: every planned row ends as ok, rejected(reason) or failed(reason); an
 built from it; a unit's bytes follow from the plan and the stored answers alone, so a kill at any instant changes none.
 """
 
+import ctypes
+import platform
 import time
 from typing import Any
 
@@ -21,6 +23,8 @@ from pipeline.teacher.settings import AugmentSettings
 from pipeline.teacher.takeover import Takeover
 from pipeline.teacher.worker import Worker
 
+M_ARENA_MAX = -8  # malloc.h
+
 
 def preflight(stage: Stage) -> None:
     """UserError when the teacher cannot answer. A teacher that has answered before is not asked for here: what it said
@@ -36,6 +40,7 @@ def run(stage: Stage) -> None:
     GateRefused as soon as what the teacher says breaks the stop rule, and again at each start until either changes.
     """
     began = time.monotonic()
+    _keep_one_heap()
     settings: AugmentSettings = stage.settings
     source, plan = planned(stage)
     for kind, missing in plan["sample"]["shortfall"].items():
@@ -74,6 +79,15 @@ def planned(stage: Stage) -> tuple[list[Piece], dict[str, Any]]:
 def answers(stage: Stage) -> AnswerCache:
     """The cache of the stage's teacher."""
     return AnswerCache(stage.store, teacher_folder(stage.settings.teacher.name(), identity(stage)))
+
+
+def _keep_one_heap() -> None:
+    """Let glibc serve all threads from one heap; nothing on another C library. See mallopt(3).
+
+    As it comes each thread that reads or builds gets its own, and what the others have freed is never used again.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def _finish(stage: Stage, names: list[str], plan: dict[str, Any]) -> None:
