@@ -172,7 +172,8 @@ def test_asked_to_stop_it_keeps_what_is_done(tmp_path: Path, raw: Path, monkeypa
     monkeypatch.setattr(prepare, "write_unit", stop_after)
     with pytest.raises(Stopped):
         prepare.run(stage)
-    assert stage.directory.done_names() == {f"rows-{n:05d}" for n in range(4)}
+    done = {name for name in stage.directory.done_names() if not name.startswith("rejects")}  # those come first
+    assert done == {f"rows-{n:05d}" for n in range(4)}
     again = stages(f"{tmp_path}/store", raw, prepare=SETTINGS)["prepare"]
     prepare.run(again)
     _, calm = prepared(f"{tmp_path}/calm", raw, **SETTINGS)
