@@ -41,7 +41,7 @@ class GatheringLoop(asyncio.SelectorEventLoop):
         super().__init__(self._gathering)
 
     def answers_take(self, seconds: float) -> None:
-        """From now on a turn gathers what comes within a hundredth of this, at most MOST_SECONDS."""
+        """From now on a turn gathers what comes within SHARE of this, at most MOST_SECONDS."""
         self._gathering.wait_seconds = min(MOST_SECONDS, SHARE * seconds)
 
 
