@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from pipeline.reporting.rows import OutputRows
-from pipeline.reporting.samples import sample_panel
+from pipeline.reporting.samples import one_line, sample_panel
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
 from pipeline.teacher.settings import ValidateSettings
@@ -20,7 +20,8 @@ def summary(settings: ValidateSettings, manifest: Manifest) -> str:
         reasons = {name: n for name, n in numbers.items() if name not in ("checked", "passed")}
         words = ", ".join(f"{name} {n:,}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
         share = numbers["passed"] / numbers["checked"]
-        lines.append(f"{source:<28.28}{numbers['checked']:>10,}{numbers['passed']:>10,}{share:>8.1%}  {words}")
+        name = one_line(source)
+        lines.append(f"{name:<28.28}{numbers['checked']:>10,}{numbers['passed']:>10,}{share:>8.1%}  {words}")
     rates = ", ".join(f"{name} {count / total:.1%}" for name, count in measured["counts"].items()) if total else ""
     verdict = settings.refusals(measured)
     lines += [f"{total:,} rows: {rates}", *(f"refused: {sentence}" for sentence in verdict or ())]

@@ -8,8 +8,11 @@ import orjson
 import pytest
 
 from pipeline.errors import GateRefused, UserError
+from pipeline.store.commit import Counts, Manifest
 from pipeline.store.objects import Store
 from pipeline.store.stage import Stage
+from pipeline.teacher.settings import ValidateSettings
+from pipeline.teacher.show import summary
 from tests.teacher.runs import locked, output, prepared_row, run, with_prepared
 
 SOUND = "<think>\n1단계: 두 수를 더합니다.\n2단계: 합을 확인합니다.\n</think>\n\n정답: 7"
@@ -131,6 +134,10 @@ def test_samples_and_the_table_are_printed(store: Store, capsys: pytest.CaptureF
     assert "4 of 4" in shown and "more characters (--show-full)" in shown and "no_thinking" in shown
     assert "maths" in shown and "95.2%" in shown
     assert "그리고 59번째로" not in shown
+    counts = dict.fromkeys(("passed", "tagged", "chinese", "stepped", "answered", "looping", "truncated"), 1)
+    measured = {"checked": 1, "counts": counts, "sources": {"a\nb\x1b[2J": {"checked": 1, "passed": 1}}}
+    settings = ValidateSettings(**validate_settings())
+    assert "a b\\x1b[2J " in summary(settings, Manifest({}, Counts(), measured, {}))
     validated(store, lines, num_samples=4, show_full=True, rerun=1)
     assert "그리고 59번째로" in "".join(capsys.readouterr().out.split("\n"))
 
