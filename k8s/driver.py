@@ -208,7 +208,8 @@ def observe(cluster: Cluster, store: Store, chain: Chain, stop: StopFlag) -> Non
                 _keep(workflows, change.object["metadata"]["uid"], change)
             else:
                 observer.see(change)
-        over = ended and not changes  # nothing new for a tick after its end
+        # Nothing new for a tick after its end; the namespace's events are everybody's and may never cease.
+        over = ended and all(change.resource == EVENTS for change in changes)
 
 
 def _keep(known: dict[str, Object], key: str, change: Change) -> None:
