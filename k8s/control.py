@@ -26,7 +26,8 @@ def stop(cluster: Cluster, release: str) -> list[str]:
             cluster.patch(JOBS, driver["metadata"]["name"], {"spec": {"suspend": True}})
     for workflow in workflows:
         if not is_over(workflow):
-            cluster.patch(WORKFLOWS, workflow["metadata"]["name"], {"spec": {"shutdown": "Terminate"}})
+            # Argo does not look at a suspended Workflow, not even to end it.
+            cluster.patch(WORKFLOWS, workflow["metadata"]["name"], {"spec": {"shutdown": "Terminate", "suspend": None}})
     _wait_for_end(cluster, [driver["metadata"]["name"] for driver in drivers])
     open_jobs = [job["metadata"]["name"] for job in jobs if not is_over(job)]
     for name in open_jobs:

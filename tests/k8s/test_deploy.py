@@ -3,6 +3,7 @@
 The images are names that no node has, so that the driver's pod stands as a pod does whose image is missing.
 """
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from k8s import control
-from k8s.client import CONFIGMAPS, JOBS, PODS, Cluster
+from k8s.client import CONFIGMAPS, JOBS, PODS, WORKFLOWS, Cluster, Object
+from k8s.driver import observe
 from k8s.status import live, look
 from k8s.why import explain
 from pipeline.errors import UserError
 from pipeline.reporting.why import reasons
 from pipeline.store.events import events
+from pipeline.store.stop import StopFlag
 from tests.k8s.world import RELEASE, World, until
 
 pytestmark = pytest.mark.cluster
@@ -108,6 +111,39 @@ def test_stop_deletes_open_jobs_and_retry_only_failed_ones(world: World) -> None
     assert control.retry(world.cluster, RELEASE, ["phase1"]) == [chain.job_name("phase1")]
     with pytest.raises(UserError, match="no release 'tinny'"):
         control.stop(world.cluster, "tinny")
+
+
+def workflow(world: World, template: Object) -> Object:
+    """A Workflow of the release that its controller does not start."""
+    labels = {"app.kubernetes.io/instance": RELEASE, "hanforge.io/run": world.lock.run_id}
+    spec = {"entrypoint": "chain", "suspend": True, "templates": [{"name": "chain"} | template]}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": "flow", "namespace": world.cluster.namespace, "labels": labels},
+        "spec": spec,
+    }
+
+
+def test_a_workflow_is_stopped_and_made_anew_and_observed_to_its_end(world: World) -> None:
+    if not world.cluster.serves(WORKFLOWS):
+        pytest.skip("NO ARGO: its definitions are not installed")
+    chain = world.chain("echo 'prepare_phase1: mend it' > /dev/termination-log; exit 2", backoffLimit=0)
+    world.cluster.create(WORKFLOWS, workflow(world, {"suspend": {}}))
+    job = chain.job("prepare_phase1", world.owner)
+    pod = {"metadata": {"name": "p", "labels": job["metadata"]["labels"]}, "spec": job["spec"]["template"]["spec"]}
+    world.cluster.create(PODS, {"apiVersion": "v1", "kind": "Pod"} | pod)
+    stop = StopFlag()
+    observing = threading.Thread(target=observe, args=(world.cluster, world.store, chain, stop), daemon=True)
+    observing.start()
+    until(lambda: world.noted("Error"))
+    assert [event.exit_code for event in world.noted("Error")] == [2]
+    control.stop(world.cluster, RELEASE)
+    until(lambda: not observing.is_alive())
+    first = world.cluster.get(WORKFLOWS, "flow") or {}
+    control.retry(world.cluster, RELEASE, [])
+    again = world.cluster.get(WORKFLOWS, "flow") or {}
+    assert again["metadata"]["uid"] != first["metadata"]["uid"] and "shutdown" not in again["spec"]
 
 
 def test_a_driver_that_ended_is_made_anew(world: World) -> None:
