@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,23 +55,22 @@ def peek(
 ) -> None:
     """Show what the teacher answers, newest first, while the stage runs. Ends with the stage, or on Ctrl-C."""
     from pipeline.store.stage import Stage
+    from pipeline.store.stop import StopFlag
     from pipeline.teacher.peek import Peek
 
     named_run, _, stage = stage.rpartition(":")
     looked_at = Stage(*options.opened(store, named_run or run), stage)
     peeking = Peek(looked_at)
     drawn = _Drawn(looked_at, show_full, as_json)
-    try:
-        if not once:
-            print(f"following {looked_at.run_id}:{stage}; Ctrl-C ends this look", file=sys.stderr, flush=True)
-        while True:
-            ended = once or looked_at.directory.manifest() is not None  # before the look: nothing comes after it
-            drawn.batch(*peeking.look(num_samples, rejected))
-            if ended:
-                break
-            time.sleep(LOOK_SECONDS)
-    except KeyboardInterrupt:
-        pass
+    stop = StopFlag()
+    stop.listen()
+    if not once:
+        print(f"following {looked_at.run_id}:{stage}; Ctrl-C ends this look", file=sys.stderr, flush=True)
+    while True:
+        ended = once or looked_at.directory.manifest() is not None  # before the look: nothing comes after it
+        drawn.batch(*peeking.look(num_samples, rejected))
+        if ended or stop.wait(LOOK_SECONDS):
+            break
     if not drawn.shown and not as_json:
         typer.echo(f"no answers yet to the prompt of {looked_at.run_id}:{stage}")
 
