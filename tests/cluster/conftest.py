@@ -7,6 +7,7 @@ Without a cluster every one of them skips and says so in one line.
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,24 @@ def api(cluster: Path) -> Api:
     return Api(cluster)
 
 
-@pytest.fixture
-def namespace(api: Api) -> Iterator[str]:
-    """A fresh namespace with Pod Security "restricted" enforced; deleted afterwards."""
+@contextmanager
+def fresh_namespace(api: Api) -> Iterator[str]:
+    """A fresh namespace with Pod Security "restricted" enforced, deleted afterwards."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    _wait_for_account(api, name)
-    yield name
-    api.delete(f"/api/v1/namespaces/{name}")
+    try:
+        _wait_for_account(api, name)
+        yield name
+    finally:
+        api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def namespace(api: Api) -> Iterator[str]:
+    """A namespace of the test's own."""
+    with fresh_namespace(api) as name:
+        yield name
 
 
 def _wait_for_account(api: Api, namespace: str) -> None:

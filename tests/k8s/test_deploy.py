@@ -7,9 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from jobs.cli import app
 from k8s import control
 from k8s.client import CONFIGMAPS, JOBS, PODS, WORKFLOWS, Cluster, Object
 from k8s.driver import observe
@@ -19,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.reporting.why import reasons
 from pipeline.store.events import events
 from pipeline.store.stop import StopFlag
+from tests.acceptance.world import hanforge
 from tests.k8s.world import RELEASE, World, until
 
 pytestmark = pytest.mark.cluster
@@ -27,11 +27,6 @@ tolerations: [{key: nvidia.com/gpu, operator: Exists}]
 images: {data: "localhost:1/data:1", train: "localhost:1/train:1", serve: "localhost:1/serve:1"}
 store: {url: "s3://bucket/store", secret: SECRET}
 """
-
-
-def hanforge(*words: str) -> Result:
-    """The command line, in this process."""
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from k8s.client import CONFIGMAPS, JOBS, Cluster
 from pipeline.store.objects import Store
-from tests.k8s.test_deploy import VALUES, hanforge
+from tests.acceptance.world import hanforge
+from tests.k8s.test_deploy import VALUES
 from tests.k8s.world import until
 
 pytestmark = pytest.mark.cluster
