@@ -15,9 +15,13 @@ GROUP_PATHS = {
     "EndpointSlice": "endpointslices", "ServiceAccount": "serviceaccounts", "Role": "roles", "Secret": "secrets",
     "RoleBinding": "rolebindings", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings",
     "CustomResourceDefinition": "customresourcedefinitions", "Workflow": "workflows", "Deployment": "deployments",
-    "Node": "nodes",
+    "Node": "nodes", "JobSet": "jobsets", "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }  # fmt: skip
-WITHOUT_NAMESPACE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Node"}
+WITHOUT_NAMESPACE = {
+    "Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Node",
+    "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration",
+}  # fmt: skip
 
 
 class Refused(Exception):

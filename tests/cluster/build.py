@@ -1,7 +1,7 @@
 """Builds the cluster's programs from pinned Go modules, once, into a folder keyed by what they are made of.
 
-`go/` pins Kubernetes, etcd and CoreDNS (go.mod, go.sum). Argo Workflows is built in a copy of its own module, whose
-zip lacks one symbolic link. Binaries and images are never part of the repository.
+`go/` pins Kubernetes, etcd and CoreDNS (go.mod, go.sum). JobSet is built in its own module, Argo Workflows in a copy
+of its own, whose zip lacks one symbolic link. Binaries and images are never part of the repository.
 """
 
 import hashlib
@@ -12,10 +12,13 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.cluster.errors import Unavailable
 from tests.cluster.image import is_static, scratch_image
-from tests.cluster.layout import ARGO, CACHE, KUBERNETES, SOURCES
+from tests.cluster.layout import ARGO, CACHE, JOBSET, KUBERNETES, SOURCES
 
 PROGRAMS = (
     "./etcd",
@@ -31,6 +34,7 @@ PROGRAMS = (
 )
 ARGO_PROGRAMS = ("./cmd/workflow-controller", "./cmd/argoexec")
 ARGO_MODULE = f"github.com/argoproj/argo-workflows/v3@{ARGO}"
+JOBSET_MODULE = f"sigs.k8s.io/jobset@{JOBSET}"
 PAUSE_IMAGE = "hanforge.test/pause:1"
 ARGOEXEC_IMAGE = f"hanforge.test/argoexec:{ARGO}"
 BUSYBOX_IMAGE = "hanforge.test/busybox:1"
@@ -38,8 +42,8 @@ USERS = b"root:x:0:0:root:/:/bin/false\nnonroot:x:8737:8737:nonroot:/tmp:/bin/fa
 
 
 def folder() -> Path:
-    """Where this version's programs lie: bin/, argo/, images/, crds.yaml under a name made of all that decides them."""
-    digest = hashlib.sha256(f"{ARGO} {PROGRAMS}".encode())
+    """Where this version's programs lie: bin/, argo/, jobset/, images/, definitions; named by all that decides them."""
+    digest = hashlib.sha256(f"{ARGO} {JOBSET} {PROGRAMS}".encode())
     for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
     return CACHE / f"{KUBERNETES}-{digest.hexdigest()[:10]}"
@@ -60,6 +64,7 @@ def build() -> Path:
     version = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
     _go_build(SOURCES, PROGRAMS, target / "bin", version)
     _build_argo(target)
+    _build_jobset(target)
     _write_images(target)
     (target / "complete").touch()
     print(f"cluster-up: built in {time.monotonic() - started:.0f} s into {target}", flush=True)
@@ -90,11 +95,16 @@ def _go(arguments: Sequence[str], directory: Path, environment: Mapping[str, str
     return done.stdout
 
 
+def _module(name: str) -> Path:
+    """The folder of a module, NAME@VERSION, in Go's module cache."""
+    return Path(json.loads(_go(["mod", "download", "-json", name], CACHE))["Dir"])
+
+
 def _build_argo(target: Path) -> None:
     """Argo's controller, executor and CRDs, from a copy of its module, whose zip drops signal_linux.go, a link."""
     if (target / "crds.yaml").exists():
         return
-    module = Path(json.loads(_go(["mod", "download", "-json", ARGO_MODULE], CACHE))["Dir"])
+    module = _module(ARGO_MODULE)
     copy = target / "argo-source"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(module, copy, ignore=shutil.ignore_patterns("ui", "docs", "sdks", "examples"), copy_function=_copy)
@@ -107,6 +117,24 @@ def _build_argo(target: Path) -> None:
     definitions = (copy / "manifests" / "base" / "crds" / "minimal").glob("argoproj.io_*.yaml")
     (target / "crds.yaml").write_text("---\n".join(path.read_text() for path in sorted(definitions)))
     shutil.rmtree(copy)
+
+
+def _build_jobset(target: Path) -> None:
+    """JobSet's controller, its CRD, and its webhooks with the module's own patches (which spare other pods)."""
+    if (target / "jobset.yaml").exists():
+        return
+    module = _module(JOBSET_MODULE)
+    version = f"-s -w -X sigs.k8s.io/jobset/pkg/version.GitVersion={JOBSET}"
+    _go_build(module, ("sigs.k8s.io/jobset",), target / "jobset", version)
+    components = module / "config" / "components"
+    documents: list[Any] = list(yaml.safe_load_all((components / "webhook" / "manifests.yaml").read_text()))
+    for item, kind in zip(documents, ("mutating", "validating"), strict=True):
+        item["metadata"]["name"] = f"jobset-{kind}-webhook-configuration"
+        for step in yaml.safe_load((components / "webhook" / "patches" / f"{kind}-patch.yaml").read_text()):
+            item["webhooks"][int(step["path"].rsplit("/", 1)[1])] = step["value"]
+    definition = (components / "crd" / "bases" / "jobset.x-k8s.io_jobsets.yaml").read_text()
+    documents.append(yaml.load(definition, yaml.CSafeLoader))
+    (target / "jobset.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
 
 
 def _copy(source: str, destination: str) -> str:

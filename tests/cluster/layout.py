@@ -10,6 +10,7 @@ from pathlib import Path
 
 KUBERNETES = "v1.34.2"
 ARGO = "v3.7.3"
+JOBSET = "v0.12.0"
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).resolve().parent / "go"
@@ -26,6 +27,7 @@ SERVICE_NETWORK = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
 API_PORT = 6443
+JOBSET_PORT = 9443
 CGROUP = "hanforge-cluster"
 
 

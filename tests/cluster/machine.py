@@ -58,7 +58,7 @@ def controller_manager(programs: Path) -> list[str | Path]:
 
 
 def start_control_plane(programs: Path, supervisor: Supervisor) -> None:
-    """etcd, API server, controller manager, scheduler, DNS and Argo's controller."""
+    """etcd, API server, controller manager, scheduler, DNS, Argo's and JobSet's controllers."""
     supervisor.start("etcd", etcd(programs))
     supervisor.start("kube-apiserver", apiserver(programs))
     supervisor.start("kube-controller-manager", controller_manager(programs))
@@ -69,6 +69,8 @@ def start_control_plane(programs: Path, supervisor: Supervisor) -> None:
     argo += ["--executor-image-pull-policy", "IfNotPresent", "--workflow-workers", "4"]
     command = [programs / "argo" / "workflow-controller", *argo]
     supervisor.start("workflow-controller", command, {"LEADER_ELECTION_DISABLE": "true"})
+    jobset: list[str | Path] = ["--kubeconfig", kubeconfig("jobset"), "--config", STATE / "jobset.json"]
+    supervisor.start("jobset", [programs / "jobset" / "jobset", *jobset])
 
 
 def start_node(node: Node, programs: Path, supervisor: Supervisor) -> None:

@@ -57,6 +57,7 @@ def up() -> str:
     network.wait_until(api.ready, f"the API server (its words: {STATE}/logs/kube-apiserver.log)", 120)
     contents.apply(api, programs)
     network.wait_until(lambda: all(_node_ready(api, name) for name in NODES), f"the nodes (see {STATE}/logs)", 120)
+    network.wait_until(lambda: contents.jobset_answers(api), f"JobSet's controller (see {STATE}/logs/jobset.log)")
     (STATE / "complete").touch()
     return f"Kubernetes {KUBERNETES} at {SERVER}, nodes {', '.join(NODES)}; state and logs in {STATE}"
 

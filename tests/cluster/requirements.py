@@ -31,7 +31,7 @@ def check() -> None:
     elif os.geteuid() != 0:
         missing.append("root (sudo make cluster-up)")
     if not build.built() and shutil.which("go") is None:
-        missing.append("Go 1.24 or newer (https://go.dev/dl)")
+        missing.append("Go 1.26 or newer (https://go.dev/dl)")
     if missing:
         raise Unavailable(
             f"no kubeconfig, no kind, and a cluster of its own needs {' and '.join(missing)}: get one of the three"

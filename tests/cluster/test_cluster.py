@@ -163,6 +163,40 @@ def test_argo_runs_a_dag_of_two_steps(api: Api, namespace: str) -> None:
     assert {step["hostNodeName"] for step in steps.values()} == {"h100-0", "t4-0"}
 
 
+def jobset(namespace: str, name: str = "gang") -> Object:
+    """A JobSet of two pods on two nodes: the first one fails once, and each looks for the other by name afterwards."""
+    peer = f"{name}-pods-0-$((1 - JOB_COMPLETION_INDEX)).{name}"
+    script = f"""
+        [ $JOB_COMPLETION_INDEX$ATTEMPT = 00 ] && exit 1
+        echo here > /tmp/index.html; httpd -p 8080 -h /tmp
+        for i in $(echo 1 2 3 4 5 6 7 8 9 10); do ask http://{peer}:8080/ && sleep 3 && exit; sleep 1; done; exit 1"""
+    spec = pods.pod_spec(script)
+    attempt = {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"}
+    spec["containers"][0]["env"] = [{"name": "ATTEMPT", "valueFrom": {"fieldRef": attempt}}]
+    labels = {"gang": name}
+    apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    job = {"spec": {"completions": 2, "parallelism": 2, "backoffLimit": 0, "template": template}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"failurePolicy": {"maxRestarts": 1}, "replicatedJobs": [{"name": "pods", "template": job}]},
+    }  # fmt: skip
+
+
+def test_a_jobset_starts_all_its_pods_again_when_one_fails(api: Api, namespace: str) -> None:
+    asked = api.create(jobset(namespace))
+    assert asked["spec"]["replicatedJobs"][0]["template"]["spec"]["completionMode"] == "Indexed"  # by its webhook
+    path = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{namespace}/jobsets/gang"
+    done = api.wait(path, lambda item: item.get("status", {}).get("terminalState"))
+    assert (done["status"]["terminalState"], done["status"]["restarts"]) == ("Completed", 1), done["status"]
+
+
+def test_a_jobset_that_cannot_be_is_refused(api: Api, namespace: str) -> None:
+    with pytest.raises(Refused, match="JobSet name is too long"):
+        api.create(jobset(namespace, "a" * 60))
+
+
 def allow_argo(api: Api, namespace: str) -> None:
     """Let the pods of a namespace report to Argo: create and patch workflowtaskresults."""
     group = "rbac.authorization.k8s.io"
