@@ -37,7 +37,9 @@ cluster.local in-addr.arpa {{
         kubeconfig {kubeconfig}
         ttl 5
     }}
-    cache 5
+    cache 5 {{
+        denial 9984 1
+    }}
 }}
 . {{
     template ANY ANY {{

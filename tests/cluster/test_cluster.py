@@ -169,7 +169,7 @@ def jobset(namespace: str, name: str = "gang") -> Object:
     script = f"""
         [ $JOB_COMPLETION_INDEX$ATTEMPT = 00 ] && exit 1
         echo here > /tmp/index.html; httpd -p 8080 -h /tmp
-        for i in $(echo 1 2 3 4 5 6 7 8 9 10); do ask http://{peer}:8080/ && sleep 3 && exit; sleep 1; done; exit 1"""
+        until ask http://{peer}:8080/; do sleep 1; done; sleep 5"""
     spec = pods.pod_spec(script)
     attempt = {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"}
     spec["containers"][0]["env"] = [{"name": "ATTEMPT", "valueFrom": {"fieldRef": attempt}}]
