@@ -187,11 +187,14 @@ def _deploy(
 ) -> None:
     """Look at the store, the chart and the cluster; then let Helm install."""
     from k8s import helm
+    from k8s.client import JOBSETS
 
     options.configure_logging()
     if not unseen_store:
         values = {"salt": _look_at_store(recipe, scope, values, word), **values}
     cluster = options.cluster(namespace, context)
+    if values.get("gang", "auto") == "auto":
+        values = {**values, "gang": "jobset" if cluster.serves(JOBSETS) else "job"}
     objects = helm.rendered(CHARTS / "hanforge", release, cluster.namespace, values)
     _look(cluster, objects, any_nodes, dry_run)
     if dry_run:

@@ -32,6 +32,7 @@ def driver(
         Path | None,
         typer.Option(help="Make the lock, check, write `done` or `open` for each stage into this folder, and end."),
     ] = None,
+    only: Annotated[str | None, typer.Option(help="Drive this stage alone: a step of an Argo Workflow.")] = None,
     observe_only: Annotated[
         bool, typer.Option("--observe-only", help="Only write what an Argo Workflow does.")
     ] = False,
@@ -52,7 +53,7 @@ def driver(
         if observe_only:
             _observe(opened, chain, namespace, stop)
         else:
-            _drive(opened, chain, recipe, inputs, profile, profiles, namespace, preflight_only, stop)
+            _drive(opened, chain, recipe, inputs, profile, profiles, namespace, preflight_only, only, stop)
     except HanforgeError as error:
         say_to_pod(f"driver: {error}", aloud=False)
         raise
@@ -75,6 +76,7 @@ def _drive(
     profiles: str | None,
     namespace: str | None,
     states: Path | None,
+    only: str | None,
     stop: "StopFlag",
 ) -> None:
     """The lock, what can be known to be wrong now, and then the chain (or the `states` of its stages, for Argo)."""
@@ -98,8 +100,9 @@ def _drive(
         for name, is_open in open_stages(store, lock, chain).items():
             (states / name).write_text("open" if is_open else "done", "utf-8")
         return
-    drive(cluster, store, lock, chain, stop)
-    LOG.info("all %d stages done", len(names))
+    mine = chain.alone(only) if only is not None else chain
+    drive(cluster, store, lock, mine, stop)
+    LOG.info("all %d stages done", len(mine.needs))
 
 
 def _all_stages(recipe: Path) -> set[str]:

@@ -1,15 +1,46 @@
-"""What the chart hands the driver: the stages in scope, what each needs, and each one's Job but for name and owner."""
+"""What the chart hands the driver: the stages in scope, what each needs, and each one's Job but for name and owner.
+
+Pods that train together on several nodes may be a JobSet of one Job instead: what differs between the two is here.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.client import Object
-from k8s.observer import RELEASE
+from k8s.client import JOBS, JOBSETS, Object, Resource
+from k8s.observer import RELEASE, RUN, STAGE
 from pipeline.errors import UserError
 from pipeline.recipe.fingerprint import short_hash
 
 HASH_LENGTH = 10
+JOB_NAME, JOBSET_NAME = "batch.kubernetes.io/job-name", "jobset.sigs.k8s.io/jobset-name"
+ENDED = {"Complete": "Complete", "Completed": "Complete", "Failed": "Failed"}  # conditions of both, in a Job's words
+
+
+def resource_of(job: Object) -> Resource:
+    """Where a Job or a JobSet lies."""
+    return JOBSETS if job["kind"] == "JobSet" else JOBS
+
+
+def pods_of(job: Object) -> str:
+    """The selector of its pods."""
+    return f"{JOBSET_NAME if job['kind'] == 'JobSet' else JOB_NAME}={job['metadata']['name']}"
+
+
+def template_of(job: Object) -> Object:
+    """The template of its pods: {"metadata", "spec"}."""
+    inner: Object = job["spec"]["replicatedJobs"][0]["template"] if job["kind"] == "JobSet" else job
+    template: Object = inner["spec"]["template"]
+    return template
+
+
+def ended(job: Object, how: str) -> Object | None:
+    """The condition by which it ended ("Complete", "Failed"); None when it did not, or otherwise."""
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition["status"] == "True" and ENDED.get(condition["type"]) == how:
+            found: Object = condition
+            return found
+    return None
 
 
 @dataclass(frozen=True)
@@ -20,6 +51,18 @@ class Chain:
     needs: dict[str, tuple[str, ...]]
     manifests: dict[str, Object]
     owner: str
+    one: str = ""  # the only stage, where a Workflow runs the others
+
+    @property
+    def selector(self) -> str:
+        """The labels of its pods and Jobs."""
+        return f"{RELEASE}={self.release},{RUN}" + (f",{STAGE}={self.one}" if self.one else "")
+
+    def alone(self, stage: str) -> "Chain":
+        """One stage of it. UserError when it has no such stage."""
+        if stage not in self.needs:
+            raise UserError(f"the chain has no stage {stage!r}; valid: {', '.join(self.needs)}")
+        return Chain(self.run, {stage: self.needs[stage]}, {stage: self.manifests[stage]}, self.owner, stage)
 
     @property
     def release(self) -> str:

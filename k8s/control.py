@@ -6,8 +6,8 @@ and the store keeps it. Starting again deletes what failed and makes the driver'
 
 import time
 
-from k8s.client import JOBS, PODS, WORKFLOWS, Cluster, Object
-from k8s.driver import JOB_NAME
+from k8s.chain import JOBSET_NAME, resource_of
+from k8s.client import JOBS, JOBSETS, PODS, WORKFLOWS, Cluster, Object
 from k8s.observer import RELEASE, STAGE
 from pipeline.errors import Trouble, UserError
 from pipeline.recipe.models import nearest
@@ -20,7 +20,7 @@ OF_JOB = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "b
 
 def stop(cluster: Cluster, release: str) -> list[str]:
     """Suspend the driver or end the Workflow, and delete the Jobs that are not over; gives their names."""
-    drivers, jobs, workflows = parts(cluster, release)
+    drivers, _, workflows = parts(cluster, release)
     for driver in drivers:
         if not is_over(driver):
             cluster.patch(JOBS, driver["metadata"]["name"], {"spec": {"suspend": True}})
@@ -28,11 +28,9 @@ def stop(cluster: Cluster, release: str) -> list[str]:
         if not is_over(workflow):
             # Argo does not look at a suspended Workflow, not even to end it.
             cluster.patch(WORKFLOWS, workflow["metadata"]["name"], {"spec": {"shutdown": "Terminate", "suspend": None}})
-    _wait_for_end(cluster, [driver["metadata"]["name"] for driver in drivers])
-    open_jobs = [job["metadata"]["name"] for job in jobs if not is_over(job)]
-    for name in open_jobs:
-        cluster.delete(JOBS, name)
-    return open_jobs
+    _wait_for_drivers(cluster, release)
+    _, jobs, _ = parts(cluster, release)
+    return _deleted(cluster, [job for job in jobs if not is_over(job)])
 
 
 def retry(cluster: Cluster, release: str, stages: list[str]) -> list[str]:
@@ -41,13 +39,8 @@ def retry(cluster: Cluster, release: str, stages: list[str]) -> list[str]:
     Gives the names of what was deleted. Done stages stay done; their Jobs are not made again.
     """
     drivers, jobs, workflows = parts(cluster, release)
-    doomed = [
-        job["metadata"]["name"]
-        for job in jobs
-        if is_over(job) and (not stages or job["metadata"]["labels"][STAGE] in stages)
-    ]
-    for name in doomed:
-        cluster.delete(JOBS, name)
+    over = [job for job in jobs if is_over(job) and (not stages or job["metadata"]["labels"][STAGE] in stages)]
+    doomed = _deleted(cluster, over)
     for driver in _newest(drivers):
         if is_over(driver):
             _again(cluster, driver)
@@ -62,19 +55,27 @@ def retry(cluster: Cluster, release: str, stages: list[str]) -> list[str]:
     return doomed
 
 
-def _wait_for_end(cluster: Cluster, drivers: list[str]) -> None:
-    """Until no driver's pod is left that would make a Job again which is deleted."""
-    selector = f"{JOB_NAME} in ({','.join(drivers)})"
+def _deleted(cluster: Cluster, jobs: list[Object]) -> list[str]:
+    names = [job["metadata"]["name"] for job in jobs]
+    for job in jobs:
+        cluster.delete(resource_of(job), job["metadata"]["name"])
+    return names
+
+
+def _wait_for_drivers(cluster: Cluster, release: str) -> None:
+    """Until no driver's pod is left, of a Job or of a Workflow, that would make a Job again which is deleted."""
+    selector = f"{RELEASE}={release},app.kubernetes.io/component=driver"
     until = time.monotonic() + DRIVER_SECONDS
-    while drivers and any(not is_over(pod) for pod in cluster.list(PODS, selector)["items"]):
+    while any(not is_over(pod) for pod in cluster.list(PODS, selector)["items"]):
         if time.monotonic() > until:
-            raise Trouble(f"driver {drivers[-1]} did not end within {DRIVER_SECONDS:.0f} s", "Say it again")
+            raise Trouble(f"a driver of {release} did not end within {DRIVER_SECONDS:.0f} s", "Say it again")
         time.sleep(0.5)
 
 
 def parts(cluster: Cluster, release: str) -> tuple[list[Object], list[Object], list[Object]]:
-    """The release's driver Jobs, stage Jobs and Workflows; UserError when there is nothing of it."""
-    found = cluster.list(JOBS, f"{RELEASE}={release}")["items"]
+    """The release's driver Jobs, stage Jobs or JobSets, and Workflows; UserError when there is nothing of it."""
+    found = cluster.list(JOBS, f"{RELEASE}={release},!{JOBSET_NAME}")["items"]
+    found += cluster.list(JOBSETS, f"{RELEASE}={release}")["items"] if cluster.serves(JOBSETS) else []
     workflows = cluster.list(WORKFLOWS, f"{RELEASE}={release}")["items"] if cluster.serves(WORKFLOWS) else []
     if not found and not workflows:
         others = {job["metadata"].get("labels", {}).get(RELEASE, "") for job in cluster.list(JOBS)["items"]} - {""}
@@ -85,11 +86,11 @@ def parts(cluster: Cluster, release: str) -> tuple[list[Object], list[Object], l
 
 
 def is_over(item: Object) -> bool:
-    """Whether a Job or a Workflow has ended, well or not."""
+    """Whether a Job, a JobSet, a Workflow or a pod has ended, well or not."""
     status = item.get("status") or {}
     if status.get("phase") in ("Succeeded", "Failed", "Error"):
         return True
-    ended = ("Complete", "Failed", "FailureTarget")
+    ended = ("Complete", "Completed", "Failed", "FailureTarget")
     return any(each["type"] in ended and each["status"] == "True" for each in status.get("conditions") or ())
 
 

@@ -6,13 +6,14 @@ created as a dry run, so that admission (Pod Security, quotas, RBAC) speaks befo
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from k8s import nodes
+from k8s.chain import template_of
 from k8s.client import (
     CONFIGMAPS,
     DEPLOYMENTS,
     JOBS,
+    JOBSETS,
     LOCAL_QUEUES,
     NAMESPACES,
     NODES,
@@ -34,6 +35,7 @@ KINDS = {
     "Deployment": DEPLOYMENTS,
     "HorizontalPodAutoscaler": Resource("horizontalpodautoscalers", "autoscaling", "v2"),
     "Job": JOBS,
+    "JobSet": JOBSETS,
     "NetworkPolicy": Resource("networkpolicies", "networking.k8s.io"),
     "PodDisruptionBudget": Resource("poddisruptionbudgets", "policy"),
     "Role": ROLES,
@@ -44,7 +46,13 @@ KINDS = {
     "ServiceMonitor": Resource("servicemonitors", "monitoring.coreos.com"),
     "Workflow": WORKFLOWS,
 }
-INSTALLERS = {"argoproj.io": "Argo Workflows", "kueue.x-k8s.io": "Kueue", "keda.sh": "KEDA"}
+INSTALLERS = {
+    "argoproj.io": "Argo Workflows",
+    "jobset.x-k8s.io": "JobSet",
+    "keda.sh": "KEDA",
+    "kueue.x-k8s.io": "Kueue",
+}
+INSTEAD = {WORKFLOWS: "deploy with engine: jobs", JOBSETS: "deploy with gang: job"}
 BUILT_IN = ("", "apps", "autoscaling", "batch", "networking.k8s.io", "policy", "rbac.authorization.k8s.io")
 CLAIMS = Resource("persistentvolumeclaims")
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -83,17 +91,17 @@ def jobs_of(objects: list[Object]) -> list[Object]:
         for key, text in item["data"].items()
         if key != "chain.json"
     ]
-    return [job for job in held if job.get("kind") == "Job"]
+    return [job for job in held if job.get("kind") in ("Job", "JobSet")]
 
 
 def pods_of(objects: list[Object]) -> dict[str, Object]:
     """Each pod's spec by what it is: a stage's name, "driver", or a Deployment's name."""
     out: dict[str, Object] = {}
     for item in [*objects, *jobs_of(objects)]:
-        if item["kind"] in ("Job", "Deployment"):
+        if item["kind"] in ("Job", "JobSet", "Deployment"):
             labels = item["metadata"].get("labels") or {}
             component = labels.get("app.kubernetes.io/component", item["metadata"]["name"])
-            out[labels.get("hanforge.io/stage", component)] = item["spec"]["template"]["spec"]
+            out[labels.get("hanforge.io/stage", component)] = template_of(item)["spec"]
     return out
 
 
@@ -104,7 +112,7 @@ def _kinds(cluster: Cluster, objects: list[Object]) -> Iterator[UserError]:
     for resource in sorted(wanted, key=str):
         if resource.group not in BUILT_IN and not cluster.serves(resource):
             who = INSTALLERS.get(resource.group, resource.group)
-            instead = "deploy with engine: jobs" if resource == WORKFLOWS else "leave it out"
+            instead = INSTEAD.get(resource, "leave it out")
             what = f"the cluster has no {resource} ({resource.version}): {who} is not installed"
             yield UserError(what, f"Install it, or {instead}")
 
@@ -200,6 +208,7 @@ def _placed(cluster: Cluster, pods: dict[str, Object], any_nodes: bool, notes: l
 def _admission(cluster: Cluster, objects: list[Object], jobs: list[Object], notes: list[str]) -> Iterator[UserError]:
     """What the server itself says of each object that is not there yet, and of each stage's pod."""
     tried: list[tuple[Resource, Object]] = [(KINDS[item["kind"]], item) for item in objects if item["kind"] in KINDS]
+    tried += [(JOBSETS, job) for job in jobs if job["kind"] == "JobSet"]
     if cluster.allowed("create", PODS):
         tried += [(PODS, _pod(job)) for job in jobs]
     else:
@@ -217,7 +226,7 @@ def _admission(cluster: Cluster, objects: list[Object], jobs: list[Object], note
 
 def _pod(job: Object) -> Object:
     """A Job's pod as the server would be asked for it; its own service account is not there yet."""
-    template: dict[str, Any] = job["spec"]["template"]
+    template = template_of(job)
     spec = {**template["spec"], "serviceAccountName": "default"}
     metadata = {**template.get("metadata", {}), "name": job["metadata"]["name"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -6,12 +6,11 @@ the same Jobs under the same names and the same done stages. It is the observer 
 
 import logging
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from k8s.chain import Chain
+from k8s.chain import JOB_NAME, Chain, ended, pods_of, resource_of
 from k8s.client import CONFIGMAPS, EVENTS, JOBS, PODS, WORKFLOWS, Cluster, Object
-from k8s.observer import RELEASE, RUN, Observer, seconds
+from k8s.observer import RELEASE, RUN, STAGE, Observer, seconds
 from k8s.watch import Change, Feed
 from pipeline.errors import GateRefused, HanforgeError, UserError
 from pipeline.store import events
@@ -24,7 +23,6 @@ from pipeline.store.stop import StopFlag
 LOG = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 LOOK_SECONDS = 20.0  # how often the store is asked about a stage of which the cluster says nothing new
-JOB_NAME = "batch.kubernetes.io/job-name"
 
 
 def drive(cluster: Cluster, store: Store, lock: RunLock, chain: Chain, stop: StopFlag) -> None:
@@ -67,7 +65,8 @@ class Driver:
     def run(self, stop: StopFlag) -> None:
         """See `drive`."""
         feed = release_feed(self._cluster, self._chain)
-        feed.add(JOBS, f"{RELEASE}={self._chain.release},{RUN}")
+        for resource in {JOBS, *(resource_of(manifest) for manifest in self._chain.manifests.values())}:
+            feed.add(resource, self._chain.selector)
         while True:
             stop.raise_if_requested()
             for change in feed.take(TICK_SECONDS):
@@ -83,9 +82,9 @@ class Driver:
     def _take(self, change: Change) -> None:
         item = change.object or {}
         if change.resource == PODS:
-            self._looked.pop(self._stages.get(item["metadata"]["labels"].get(JOB_NAME, ""), ""), None)
+            self._looked.pop(item["metadata"]["labels"].get(STAGE, ""), None)
         name = item["metadata"]["name"]
-        if change.resource == JOBS and name in self._stages:
+        if change.resource not in (PODS, EVENTS) and name in self._stages:
             _keep(self._jobs, name, change)
             self._looked.pop(self._stages[name], None)
         self._observer.see(change)
@@ -106,9 +105,9 @@ class Driver:
                 self._drop_waiting(stage, job, "done elsewhere")
             elif job is None and self._failure is None:
                 self._create(stage)
-            elif job is not None and _condition(job, "Failed"):
+            elif job is not None and ended(job, "Failed"):
                 self._explain(stage, job)
-            elif job is not None and _condition(job, "Complete"):
+            elif job is not None and ended(job, "Complete"):
                 self._renew(stage, job)
             elif self._failure is not None:
                 self._drop_waiting(stage, job, "the chain has failed")
@@ -118,19 +117,19 @@ class Driver:
     def _create(self, stage: str) -> None:
         body = self._chain.job(stage, self._owner)
         name = body["metadata"]["name"]
-        created = self._cluster.create(JOBS, body)
-        found = created or self._cluster.get(JOBS, name)
+        created = self._cluster.create(resource_of(body), body)
+        found = created or self._cluster.get(resource_of(body), name)
         if found is None:
             return  # deleted between the two answers: the next look creates it
-        LOG.info("%s: Job %s %s", stage, name, "created" if created else "is there already, going on with it")
+        how = "created" if created else "is there already, going on with it"
+        LOG.info("%s: %s %s %s", stage, body["kind"], name, how)
         self._jobs[name] = found
 
     def _explain(self, stage: str, job: Object) -> None:
         """The stage's Job failed: end the chain as its process ended."""
-        listed = self._cluster.list(PODS, f"{JOB_NAME}={job['metadata']['name']}")
-        for pod in listed["items"]:
+        for pod in self._cluster.list(PODS, pods_of(job))["items"]:
             self._observer.see(Change(PODS, pod))
-        condition = _condition(job, "Failed") or {}
+        condition = ended(job, "Failed") or {}
         code, said = self._last_words(stage, seconds(job["metadata"]["creationTimestamp"]) or 0.0)
         said = said or str(condition.get("message", ""))
         again = f"Mend it, then: hanforge retry {self._chain.release} --namespace {self._cluster.namespace}"
@@ -164,18 +163,21 @@ class Driver:
             )
             return
         self._renewed.add(stage)
-        self._cluster.delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])
+        self._delete(job)
 
     def _drop_waiting(self, stage: str, job: Object | None, why: str) -> None:
         """A Job of which no pod has begun, and that need not begin any more, goes; one that runs is left to end."""
         if job is None or not _is_active(job):
             return
-        pods = self._cluster.list(PODS, f"{JOB_NAME}={job['metadata']['name']}")["items"]
+        pods = self._cluster.list(PODS, pods_of(job))["items"]
         if all(pod.get("status", {}).get("phase") == "Pending" for pod in pods) and not (job.get("status") or {}).get(
             "succeeded"
         ):
             LOG.info("%s: %s, its Job is not needed", stage, why)
-            self._cluster.delete(JOBS, job["metadata"]["name"], job["metadata"]["uid"])
+            self._delete(job)
+
+    def _delete(self, job: Object) -> None:
+        self._cluster.delete(resource_of(job), job["metadata"]["name"], job["metadata"]["uid"])
 
     def _fail(self, error: HanforgeError) -> None:
         if self._failure is None:
@@ -187,7 +189,7 @@ class Driver:
 def release_feed(cluster: Cluster, chain: Chain) -> Feed:
     """The release's pods and the namespace's events, for an observer."""
     feed = Feed(cluster)
-    feed.add(PODS, f"{RELEASE}={chain.release},{RUN}")
+    feed.add(PODS, chain.selector)
     feed.add(EVENTS)
     return feed
 
@@ -206,7 +208,7 @@ def observe(cluster: Cluster, store: Store, chain: Chain, stop: StopFlag) -> Non
         for change in changes:
             if change.resource == WORKFLOWS and change.object is not None:
                 _keep(workflows, change.object["metadata"]["uid"], change)
-            else:
+            elif not _has_driver(change):
                 observer.see(change)
         # Nothing new for a tick after its end; the namespace's events are everybody's and may never cease.
         over = ended and all(change.resource == EVENTS for change in changes)
@@ -223,10 +225,11 @@ def _is_over(workflow: Object) -> bool:
     return (workflow.get("status") or {}).get("phase") in ("Succeeded", "Failed", "Error")
 
 
-def _condition(job: Object, kind: str) -> Object | None:
-    conditions: Iterable[Object] = (job.get("status") or {}).get("conditions") or ()
-    return next((each for each in conditions if each["type"] == kind and each["status"] == "True"), None)
+def _has_driver(change: Change) -> bool:
+    """Whether a pod is of a stage's Job, which under Argo a driver of its own follows and observes."""
+    labels = (change.object or {}).get("metadata", {}).get("labels") or {}
+    return change.resource == PODS and STAGE in labels and JOB_NAME in labels
 
 
 def _is_active(job: Object) -> bool:
-    return _condition(job, "Failed") is None and _condition(job, "Complete") is None
+    return ended(job, "Failed") is None and ended(job, "Complete") is None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from k8s.client import EVENTS, JOBS, PODS, Object, Resource
+from k8s.client import EVENTS, JOBS, JOBSETS, PODS, Object, Resource
 from k8s.watch import Change
 from pipeline.store import events
 from pipeline.store.events import Event
@@ -62,13 +62,13 @@ def seconds(stamp: str | None) -> float | None:
 
 
 def observations(resource: Resource, item: Object, deleted: bool = False) -> list[Observation]:
-    """What a pod or a Job of a run shows now; of anything else nothing."""
+    """What a pod, a Job or a JobSet of a run shows now; of anything else nothing."""
     labels = item["metadata"].get("labels") or {}
     if RUN not in labels:
         return []
     if resource == PODS:
         return [*_of_pod(item), *(_of_deletion(item) if deleted else ())]
-    return list(_of_job(item)) if resource == JOBS else []
+    return list(_of_job(item)) if resource in (JOBS, JOBSETS) else []
 
 
 def _of_pod(pod: Object) -> Iterator[Observation]:

@@ -12,6 +12,8 @@ from helm_python import Chart
 from hera.workflows.models import Workflow
 from referencing import Registry, Resource
 
+from tests.charts.jobset_schema import FILE as JOBSET
+
 CHARTS = Path(__file__).parent.parent.parent / "charts"
 KUBERNETES = "1.34.0"
 STORE = {"url": "s3://bucket/folder", "secret": "store-credentials", "endpoint": "http://minio.minio:9000"}
@@ -74,7 +76,12 @@ def _validator(kind: str) -> jsonschema.Draft202012Validator:
 
 
 def check_kubernetes(item: Object) -> None:
-    """Raise when Kubernetes 1.34 would refuse the object or does not know one of its fields."""
+    """Raise when Kubernetes 1.34, or JobSet, would refuse the object or does not know one of its fields."""
+    if item["kind"] == "JobSet":
+        jsonschema.Draft202012Validator(json.loads(JOBSET.read_text("utf-8"))).validate(item)
+        for replicated in item["spec"]["replicatedJobs"]:
+            check_kubernetes({"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]})
+        return
     group, _, version = item["apiVersion"].rpartition("/")
     _validator("-".join(part for part in (item["kind"].lower(), group.split(".")[0], version) if part)).validate(item)
 

@@ -1,11 +1,13 @@
 """What values do to stages: scope, workers, engines beside them, several nodes, Kueue; what is refused, by name."""
 
+import re
 from typing import Any
 
 import pytest
 from helm_python import HelmError
 
-from tests.charts.rendering import STORE, Object, chart, check_kubernetes, manifests, objects, one, texts
+from k8s.chain import template_of
+from tests.charts.rendering import STORE, Object, chart, check_argo, check_kubernetes, manifests, objects, one, texts
 
 
 def pod(values: dict[str, Any], stage: str) -> Object:
@@ -66,6 +68,7 @@ def test_what_cannot_work_is_refused_by_name(values: dict[str, Any], words: str)
         ({"profiles": {"h100": {"host_memroy_gib": 1}}}, "'host_memroy_gib' not allowed[^$]*'host_memory_gib'"),
         ({"profiles": {"h100": {"gpu": {"cuont": 1}}}}, "'cuont' not allowed[^$]*'count'"),
         ({"engine": "job"}, "/engine[^$]*'jobs', 'argo'"),
+        ({"gang": "jobs"}, "/gang[^$]*'auto', 'job', 'jobset'"),
         ({"salt": "1"}, "/salt[^$]*want integer"),
         ({"workers": {"prepare": 0}}, "/workers/prepare"),
         ({"driver": {"memory": "lots"}}, "/driver/memory"),
@@ -83,6 +86,8 @@ def test_a_long_release_name_is_refused_with_the_arithmetic() -> None:
         texts(values, name="r" * 35)
     with pytest.raises(HelmError, match='stage "prepare_reasoning" leaves room for 31'):
         texts({**values, "only": ["prepare_reasoning"], "workers": {"prepare_reasoning": 11}}, name="r" * 34)
+    with pytest.raises(HelmError, match='stage "phase1" leaves room for 30'):
+        texts({**GANG, "only": ["phase1"], "gang": "jobset"}, name="r" * 31)
     texts({**values, "only": ["serve"]}, name="r" * 45)
     with pytest.raises(HelmError, match="its driver leaves room for 45"):
         texts({**values, "only": ["serve"]}, name="r" * 46)
@@ -137,9 +142,11 @@ def test_workers_make_an_indexed_job_and_a_sequence() -> None:
     assert environment(template["container"])["HANFORGE_INDEX"] == "{{inputs.parameters.index}}"
 
 
+GANG = {"recipeName": "demo", "profiles": {"cpu-core": {"nodes": 2}}, "networkPolicy": {"enabled": True}}
+
+
 def test_several_nodes_train_together_and_find_each_other_by_name() -> None:
-    values = {"recipeName": "demo", "profiles": {"cpu-core": {"nodes": 2}}, "networkPolicy": {"enabled": True}}
-    items = objects(values)
+    items = objects({**GANG, "gang": "job"})
     for item in items:
         check_kubernetes(item)
     spec = manifests(items)["phase1"]["spec"]
@@ -153,8 +160,57 @@ def test_several_nodes_train_together_and_find_each_other_by_name() -> None:
     assert service["metadata"]["name"] == spec["template"]["spec"]["subdomain"] == "rel-gang"
     assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"].items() <= labels.items()
     assert one(items, "NetworkPolicy")["spec"]["ingress"][0]["from"]
-    with pytest.raises(HelmError, match="trains on several nodes, which Argo does not start together"):
-        texts({**values, "engine": "argo"})
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_several_nodes_as_a_jobset_of_the_same_pods() -> None:
+    items = objects({**GANG, "gang": "jobset", "kueue": {"queue": "gpus"}})
+    found = manifests(items)
+    jobset, job = found["phase1"], manifests(objects({**GANG, "gang": "job"}))["phase1"]
+    check_kubernetes(jobset)
+    assert jobset["kind"] == "JobSet" and found["prepare"]["kind"] == "Job"
+    assert jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus" and jobset["spec"]["suspend"] is True
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    inner = replicated["template"]["spec"]
+    assert (inner["completionMode"], inner["completions"], inner["backoffLimit"]) == ("Indexed", 2, 0)
+    assert "suspend" not in inner and "ttlSecondsAfterFinished" not in inner
+    assert replicated["template"]["metadata"]["labels"] == job["metadata"]["labels"]
+    codes, lost = inner["podFailurePolicy"]["rules"]
+    assert (codes["action"], codes["onExitCodes"]["values"]) == ("FailJob", [2, 3]) and lost["action"] == "FailJob"
+    mend, _, restarted = jobset["spec"]["failurePolicy"]["rules"]
+    message = "Container stage for pod apart/x failed with exit code 2 matching FailJob rule at index 0"
+    assert mend["action"] == "FailJobSet" and re.search(mend["onJobFailureMessagePatterns"][0], message)
+    message = "Pod apart/x has condition DisruptionTarget matching FailJob rule at index 1"
+    assert not re.search(mend["onJobFailureMessagePatterns"][0], message)
+    assert restarted["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    ours, theirs = inner["template"]["spec"], job["spec"]["template"]["spec"]
+    assert theirs.pop("subdomain") == "rel-gang" and not any(item["kind"] == "Service" for item in items)
+    (stage,), (same,) = ours.pop("containers"), theirs.pop("containers")
+    assert ours == theirs
+    assert environment(stage)["HANFORGE_MASTER_ADDR"] == "$(HANFORGE_JOB)-0.$(HANFORGE_JOBSET)"
+    network = ("HANFORGE_JOBSET", "HANFORGE_MASTER_ADDR")
+    kept = [[entry for entry in each.pop("env") if entry["name"] not in network] for each in (stage, same)]
+    assert kept[0] == kept[1] and stage == same
+
+
+def test_auto_takes_a_job_where_nobody_says_that_there_is_a_jobset() -> None:
+    assert manifests(objects(GANG)) == manifests(objects({**GANG, "gang": "job"}))
+
+
+@pytest.mark.parametrize("gang", ["job", "jobset"])
+def test_under_argo_a_driver_is_the_step_that_several_nodes_need(gang: str) -> None:
+    items = objects({**GANG, "gang": gang, "engine": "argo", "kueue": {"queue": "gpus"}})
+    workflow = one(items, "Workflow")
+    check_argo(workflow)
+    step = next(template for template in workflow["spec"]["templates"] if template["name"] == "phase1")
+    assert step["container"]["args"] == ["driver", "--only", "phase1"] and step["serviceAccountName"] == "rel-driver"
+    assert step["retryStrategy"]["expression"] == "lastRetry.exitCode != '2' && lastRetry.exitCode != '3'"
+    task = next(task for task in workflow["spec"]["templates"][0]["dag"]["tasks"] if task["name"] == "phase1")
+    assert "withSequence" not in task
+    pod = template_of(manifests(items)["phase1"])
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert "kueue.x-k8s.io/queue-name" not in pod["metadata"]["labels"]
 
 
 def test_kueue_sees_a_job_only_when_it_is_ready() -> None:
@@ -229,9 +285,14 @@ def test_roles_are_no_wider_than_needed() -> None:
     watch = {("pods", "list"), ("pods", "watch"), ("events", "list"), ("events", "watch")}
     jobs = {("jobs", verb) for verb in ("create", "delete", "get", "list", "watch")}
     assert rules({}) == {"rel-driver": {*watch, *jobs, ("configmaps/rel-manifests", "get")}}
+    sets = {("jobsets", verb) for verb in ("create", "delete", "get", "list", "watch")}
+    gang = rules({**GANG, "gang": "jobset"})
+    assert gang == {"rel-driver": {*watch, *jobs, *sets, ("configmaps/rel-manifests", "get")}}
     report = {("workflowtaskresults", "create"), ("workflowtaskresults", "patch")}
     flows = {("workflows", "list"), ("workflows", "watch")}
     assert rules({"engine": "argo"}) == {"rel-driver": {*watch, *flows, *report}, "rel-stage": report}
+    gang = rules({**GANG, "gang": "jobset", "engine": "argo"})["rel-driver"]
+    assert gang == {*watch, *jobs, *sets, ("configmaps/rel-manifests", "get"), *flows, *report}
     patch = {("deployments/demo-serve", "get"), ("deployments/demo-serve", "patch")}
     assert rules({"serve": {"deployment": "demo-serve"}})["rel-serve"] == patch
 

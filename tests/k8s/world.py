@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from k8s.chain import Chain, read_chain
+from k8s.chain import JOB_NAME, Chain, read_chain
 from k8s.client import CONFIGMAPS, JOBS, PODS, Cluster, Object
 from k8s.connection import connect
-from k8s.driver import JOB_NAME, drive
+from k8s.driver import drive
 from pipeline.store.events import Event, events
 from pipeline.store.objects import Store
 from pipeline.store.runs import find_run

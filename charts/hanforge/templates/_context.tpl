@@ -121,9 +121,16 @@ image. The recipe's text itself is never written out again from what is parsed h
   "placed" (not (or $rolls (and $asks $elsewhere)))
   "rolls" $rolls
   "pods" (max $workers $nodes)
-  "gang" (gt $nodes 1)
+  "gang" (ternary (include "hanforge.gang" .root) "" (gt $nodes 1))
   "own" $own
 | toJson -}}
+{{- end -}}
+
+{{/* What pods that train together are made by: `job` or `jobset`. */}}
+{{- define "hanforge.gang" -}}
+{{- $asked := .Values.gang -}}
+{{- if eq $asked "auto" -}}{{- $asked = ternary "jobset" "job" (.Capabilities.APIVersions.Has "jobset.x-k8s.io/v1alpha2") -}}{{- end -}}
+{{- $asked -}}
 {{- end -}}
 
 {{/* Names that Kubernetes would refuse later, or cut, are refused here with the arithmetic. */}}
@@ -140,7 +147,8 @@ image. The recipe's text itself is never written out again from what is parsed h
 {{- end -}}
 {{- $_ := set $seen $plain $name -}}
 {{- $tail := printf "-%s-0123456789" $plain -}}
-{{- if gt (int $stage.pods) 1 -}}{{- $tail = printf "%s-%d" $tail (sub (int $stage.pods) 1) -}}{{- end -}}
+{{- if eq $stage.gang "jobset" -}}{{- $tail = printf "%s-gang-0-%d-abcde" $tail (sub (int $stage.pods) 1) -}}
+{{- else if gt (int $stage.pods) 1 -}}{{- $tail = printf "%s-%d" $tail (sub (int $stage.pods) 1) -}}{{- end -}}
 {{- $left := sub 63 (len $tail) | int -}}
 {{- if lt $left $room -}}{{- $room = $left -}}{{- $because = printf "stage %q" $name -}}{{- end -}}
 {{- end -}}

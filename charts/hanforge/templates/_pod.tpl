@@ -110,11 +110,12 @@ app.kubernetes.io/component: driver
 {{- $ownMemory = $client -}}
 {{- end -}}
 {{- $stageGpu := ternary nil $gpu $stage.sidecar -}}
+{{- $byArgo := and (eq $v.engine "argo") (not $stage.gang) -}}
 metadata:
   labels:
     {{- include "hanforge.stageLabels" . | nindent 4 }}
     {{- with $v.kueue.queue }}
-    {{- if eq $v.engine "argo" }}
+    {{- if $byArgo }}
     kueue.x-k8s.io/queue-name: {{ . | quote }}
     {{- end }}
     {{- end }}
@@ -125,7 +126,7 @@ spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ int $v.gracePeriodSeconds }}
   serviceAccountName: {{ .root.Release.Name }}-{{ ternary "serve" "stage" $stage.rolls }}
-  automountServiceAccountToken: {{ or $stage.rolls (eq $v.engine "argo") }}
+  automountServiceAccountToken: {{ or $stage.rolls $byArgo }}
   enableServiceLinks: false
   securityContext: {{ include "hanforge.podSecurityContext" $v.podSecurity.runAsUser }}
   {{- with $v.priorityClassName }}
@@ -145,7 +146,14 @@ spec:
   {{ $key }}: {{ toJson $value }}
   {{- end }}
   {{- if $stage.gang }}
+  {{- if eq $stage.gang "job" }}
   subdomain: {{ .root.Release.Name }}-gang
+  {{- end }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector: {matchLabels: {hanforge.io/run: {{ .context.run | quote }}, hanforge.io/stage: {{ $stage.name | quote }}}}
   {{- end }}
   {{- if $stage.sidecar }}
   initContainers:
@@ -179,7 +187,12 @@ spec:
         {{- end }}
         {{- if $stage.gang }}
         - {name: HANFORGE_JOB, valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}}
+        {{- if eq $stage.gang "jobset" }}
+        - {name: HANFORGE_JOBSET, valueFrom: {fieldRef: {fieldPath: "metadata.labels['jobset.sigs.k8s.io/jobset-name']"}}}
+        - {name: HANFORGE_MASTER_ADDR, value: "$(HANFORGE_JOB)-0.$(HANFORGE_JOBSET)"}
+        {{- else }}
         - {name: HANFORGE_MASTER_ADDR, value: "$(HANFORGE_JOB)-0.{{ .root.Release.Name }}-gang"}
+        {{- end }}
         {{- end }}
         {{- if $stage.sidecar }}
         - {name: {{ $stage.asks }}, value: "http://127.0.0.1:8000/v1"}

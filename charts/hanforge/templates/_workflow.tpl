@@ -16,13 +16,13 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- if has $need $.context.scope -}}{{- $depends = append $depends ($need | replace "_" "-") -}}{{- end -}}
 {{- end -}}
 {{- $task := dict "name" $plain "template" $plain "depends" (join " && " $depends) "when" (printf "\"{{tasks.preflight.outputs.parameters.%s}}\" != \"done\"" $name) -}}
-{{- if gt (int $stage.pods) 1 -}}
+{{- if and (gt (int $stage.pods) 1) (not $stage.gang) -}}
 {{- $_ := set $task "withSequence" (dict "count" (int $stage.pods | toString)) -}}
 {{- $_ := set $task "arguments" (dict "parameters" (list (dict "name" "index" "value" "{{item}}"))) -}}
 {{- end -}}
 {{- $tasks = append $tasks $task -}}
 {{- $parameters = append $parameters (dict "name" $name "valueFrom" (dict "path" (printf "/tmp/states/%s" $name))) -}}
-{{- $templates = append $templates (include "hanforge.argoTemplate" (dict "root" $.root "context" $.context "stage" $stage "plain" $plain) | fromJson) -}}
+{{- $templates = append $templates (include (ternary "hanforge.argoGang" "hanforge.argoTemplate" (ne $stage.gang "")) (dict "root" $.root "context" $.context "stage" $stage "plain" $plain) | fromJson) -}}
 {{- end -}}
 {{- $preflight := include "hanforge.preflight" . | fromJson -}}
 {{- $_ := set $preflight "outputs" (dict "parameters" $parameters) -}}
@@ -37,9 +37,6 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- end -}}
 
 {{- define "hanforge.argoTemplate" -}}
-{{- if .stage.gang -}}
-{{- fail (printf "stage %q trains on several nodes, which Argo does not start together. Use engine: jobs" .stage.name) -}}
-{{- end -}}
 {{- $pod := include "hanforge.pod" . | fromJson -}}
 {{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" .plain) | fromJson -}}
 {{- if gt (int .stage.pods) 1 -}}
@@ -47,12 +44,23 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- $_ := set $template.container "env" (append $template.container.env (dict "name" "HANFORGE_INDEX" "value" "{{inputs.parameters.index}}")) -}}
 {{- end -}}
 {{- with .stage.own.deadlineSeconds -}}{{- $_ := set $template "activeDeadlineSeconds" (int .) -}}{{- end -}}
-{{- $_ := set $template "retryStrategy" (dict
-  "limit" (.root.Values.retries | int | toString)
+{{- $_ := set $template "retryStrategy" (include "hanforge.argoRetry" .root.Values.retries | fromJson) -}}
+{{- toJson $template -}}
+{{- end -}}
+
+{{- define "hanforge.argoRetry" -}}
+{{- dict
+  "limit" (. | int | toString)
   "retryPolicy" "Always"
   "expression" "lastRetry.exitCode != '2' && lastRetry.exitCode != '3'"
   "backoff" (dict "duration" "10s" "factor" "2" "maxDuration" "6h")
-) -}}
+| toJson -}}
+{{- end -}}
+
+{{/* Argo starts no pods together: the step is the driver for this one stage, which makes and follows its Job. */}}
+{{- define "hanforge.argoGang" -}}
+{{- $template := include "hanforge.argoDriver" (merge (dict "name" .plain "manifests" (include "hanforge.job" .) "args" (list "--only" .stage.name)) .) | fromJson -}}
+{{- $_ := set $template "retryStrategy" (include "hanforge.argoRetry" .root.Values.driver.retries | fromJson) -}}
 {{- toJson $template -}}
 {{- end -}}
 
@@ -67,18 +75,22 @@ the rest goes into podSpecPatch. Argo calls the container `main`. `when` skips w
 {{- if hasKey $spec $key -}}{{- $_ := set $template $key (get $spec $key) -}}{{- end -}}
 {{- end -}}
 {{/* Argo itself heeds automountServiceAccountToken only where it is false (workflow/controller/workflowpod.go). */}}
-{{- $patch := pick $spec "automountServiceAccountToken" "terminationGracePeriodSeconds" "enableServiceLinks" "runtimeClassName" "imagePullSecrets" "subdomain" -}}
+{{- $patch := pick $spec "automountServiceAccountToken" "terminationGracePeriodSeconds" "enableServiceLinks" "runtimeClassName" "imagePullSecrets" -}}
 {{- $_ := set $template "podSpecPatch" (toJson $patch) -}}
 {{- toJson $template -}}
 {{- end -}}
 
 {{/* The first step is the driver's own pod in another mode: it makes the lock, checks, and says what is done. */}}
 {{- define "hanforge.preflight" -}}
-{{- $pod := get (include "hanforge.driverSpec" (merge (dict "manifests" "") .) | fromYaml) "template" -}}
-{{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" "preflight") | fromJson -}}
-{{- $args := list "driver" "--preflight-only" "/tmp/states" -}}
-{{- range include "hanforge.inputArgs" . | fromYamlArray -}}{{- $args = append $args . -}}{{- end -}}
-{{- $_ := set $template.container "args" $args -}}
-{{- $_ := set $template "retryStrategy" (dict "limit" "6" "retryPolicy" "Always" "expression" "lastRetry.exitCode != '2' && lastRetry.exitCode != '3'" "backoff" (dict "duration" "10s" "factor" "2")) -}}
+{{- $template := include "hanforge.argoDriver" (merge (dict "name" "preflight" "manifests" "" "args" (list "--preflight-only" "/tmp/states")) .) | fromJson -}}
+{{- $_ := set $template "retryStrategy" (include "hanforge.argoRetry" 6 | fromJson) -}}
+{{- toJson $template -}}
+{{- end -}}
+
+{{/* {name, manifests, args} -> the driver's pod as a template. */}}
+{{- define "hanforge.argoDriver" -}}
+{{- $pod := get (include "hanforge.driverSpec" . | fromYaml) "template" -}}
+{{- $template := include "hanforge.argoParts" (dict "pod" $pod "name" .name) | fromJson -}}
+{{- $_ := set $template.container "args" (concat (list "driver") .args (include "hanforge.inputArgs" . | fromYamlArray)) -}}
 {{- toJson $template -}}
 {{- end -}}
