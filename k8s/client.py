@@ -41,6 +41,7 @@ PODS, EVENTS, CONFIGMAPS, SECRETS = Resource("pods"), Resource("events"), Resour
 SERVICE_ACCOUNTS, SERVICES = Resource("serviceaccounts"), Resource("services")
 NODES, NAMESPACES = Resource("nodes", namespaced=False), Resource("namespaces", namespaced=False)
 JOBS, DEPLOYMENTS = Resource("jobs", "batch"), Resource("deployments", "apps")
+JOBSETS = Resource("jobsets", "jobset.x-k8s.io", "v1alpha2")
 ROLES = Resource("roles", "rbac.authorization.k8s.io")
 ROLE_BINDINGS = Resource("rolebindings", "rbac.authorization.k8s.io")
 WORKFLOWS = Resource("workflows", "argoproj.io", "v1alpha1")
@@ -213,6 +214,8 @@ class Cluster:
             raise Passing(f"HTTP {status}: {said}")
         if status == 401:
             raise UserError(f"{self.host} refuses the credentials", "Log in again, or correct the kubeconfig's user")
+        if status == 403 and " cannot " not in said:  # who may do it was asked before: this is admission
+            raise UserError(f"{what} is refused: {said}", _admission_remedy(said))
         if status == 403:
             raise UserError(
                 f"not allowed to {what}: {said}",
@@ -232,6 +235,14 @@ def _message(data: bytes) -> str:
         return str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         return data.decode("utf-8", "replace").strip()[:300] or "no message"
+
+
+def _admission_remedy(said: str) -> str:
+    if "violates PodSecurity" in said:
+        return "Take out of the values what breaks that level, or let the namespace enforce a lower one"
+    if "quota" in said:
+        return "Ask for more quota in that namespace, or for less in the profile"
+    return "Mend what the server names, or ask who runs the cluster"
 
 
 def _lines(stream: Any) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """JobSet's own schema, from its CRD: `python -m tests.charts.jobset_schema jobset.x-k8s.io_jobsets.yaml`.
 
-The CRD lies in the Go module sigs.k8s.io/jobset (0.12.0) under config/components/crd/bases. Nearly all of it are copies of
-Kubernetes' Job and claim, which Kubernetes' own schemas check: they are cut out here. Objects are closed, since a server
-drops fields that it does not know.
+The CRD lies in the Go module sigs.k8s.io/jobset (0.12.0) under config/components/crd/bases. Nearly all of it are copies
+of Kubernetes' Job and claim, which Kubernetes' own schemas check: they are cut out here. Objects are closed, since a
+server drops fields that it does not know.
 """
 
 import json
