@@ -6,13 +6,14 @@ Works on the cluster of our own; `load_image` on kind's too. On the user's own c
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from tests.cluster import own, theirs
+from tests.cluster import layers, own, theirs
 from tests.cluster.errors import Unavailable
-from tests.cluster.layout import MACHINE_ADDRESS
+from tests.cluster.layout import MACHINE_ADDRESS, NODES
 from tests.cluster.processes import processes
 
 NAMESPACE = "k8s.io"  # containerd's, where the kubelet looks for images
@@ -34,23 +35,40 @@ def run_in(node: str, *command: str) -> str:
 def load_image(image: str | Path, node: str) -> None:
     """Give `node` an image: the path of a tar (docker save's or OCI's), or the name of an image that docker has.
 
-    Pods then name it with `imagePullPolicy: IfNotPresent`. Raises Unavailable where it cannot be done.
+    Pods then name it with `imagePullPolicy: IfNotPresent`. What docker has comes as links to its layers, in seconds and
+    without a copy, where both are on one file system. Raises Unavailable where it cannot be done.
     """
     if not own.running():
         theirs.load_image(image, node)
         return
     ctr = [*entrance(node), "ctr", "--namespace", NAMESPACE]
-    command = [*ctr, "images", "import", "-"]
     if Path(image).is_file():
         with Path(image).open("rb") as tar:
-            done = subprocess.run(command, stdin=tar, capture_output=True, text=True)
+            _import(tar, ctr)
+    elif linked := layers.of_docker(str(image), NODES[node].state):
+        layers.give(linked, ctr, NODES[node].state / "lib")
     else:
         saved = subprocess.Popen(["docker", "save", str(image)], stdout=subprocess.PIPE)
-        done = subprocess.run(command, stdin=saved.stdout, capture_output=True, text=True)
-        if saved.wait():
-            raise Unavailable(f"`docker save {image}` failed: is there such an image, and does dockerd run?")
+        assert saved.stdout is not None
+        _import(saved.stdout, ctr)
+        saved.wait()
+
+
+def provide(wanted: Mapping[str, Sequence[str]]) -> None:
+    """Give nodes images of docker, by the node's name: {"t4-0": ["hanforge-data", "hanforge-train"]}.
+
+    Once the cluster is up, and again after a build: only layers that a node lacks take time. Raises Unavailable.
+    """
+    for node, names in wanted.items():
+        for name in names:
+            load_image(name, node)
+
+
+def _import(tar: IO[bytes], ctr: Sequence[str]) -> None:
+    """Copy the images of a tar into a containerd. Raises Unavailable."""
+    done = subprocess.run([*ctr, "images", "import", "-"], stdin=tar, capture_output=True, text=True)
     if done.returncode:
-        raise Unavailable(f"{node} did not take {image}: {done.stderr.strip()}")
+        raise Unavailable(f"the node did not take the image: {done.stderr.strip()}")
     subprocess.run([*ctr, "content", "prune", "references"], check=True)  # unpacked: the layers' tars may go
 
 
