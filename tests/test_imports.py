@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.early import CHECKS
+
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "pipeline": ("pipeline",),
@@ -40,18 +42,19 @@ def test_imports_go_one_way(package: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "jobs.cli",
-        "jobs.prepare",
-        "jobs.augment",
-        "jobs.validate",
-        "jobs.promote",
-        "pipeline.recipe.kinds",
-        "pipeline.store.stage",
-    ],
+LIGHT = (
+    "jobs.cli",
+    "jobs.prepare",
+    "jobs.augment",
+    "jobs.validate",
+    "jobs.promote",
+    "pipeline.recipe.kinds",
+    "pipeline.store.stage",
+    *(place.split(":")[0] for place in CHECKS.values()),  # the driver in a cluster runs them, and has no torch
 )
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_no_torch(module: str) -> None:
     code = (
         f"import sys, {module}; heavy = {{'torch', 'transformers', 'vllm'}} & set(sys.modules); assert not heavy, heavy"

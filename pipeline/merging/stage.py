@@ -4,6 +4,7 @@ A killed merge goes on at the first file that is not committed; several workers 
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from pipeline.errors import UserError
 from pipeline.merging.carry import carry_along
 from pipeline.merging.checkpoint import RECORD_NAME, open_checkpoint, read_json, weights_digest, write_json
 from pipeline.merging.plan import MergedFile, MergePlan, plan_merge
-from pipeline.merging.write import write_file
 from pipeline.recipe.references import StageReference
 from pipeline.store.commit import Counts
 from pipeline.store.disk import require_room
@@ -48,12 +48,13 @@ def preflight(stage: Stage) -> None:
 def early(stage: Stage) -> None:
     """Before a chain starts: all of preflight when base and adapter are there, else whether `base` is the trained one.
 
-    Both are looked at whole, not as outlines: weights are compared.
+    Both are looked at whole, not as outlines: weights are compared. Without torch, as in a cluster's driver, the
+    merge's own pod is left to do its preflight.
     """
     whole = Stage(stage.store, stage.lock, stage.name)
     base, trained = base_reference(whole), _trained_base(whole)
     whole.shown = stage.shown
-    if whole.is_there(base) and whole.is_there(whole.settings.adapter):
+    if find_spec("torch") is not None and whole.is_there(base) and whole.is_there(whole.settings.adapter):
         preflight(whole)
     elif trained is not None and whole.is_there(base) and whole.is_there(trained):
         _check_trained_base(whole, base)
@@ -93,6 +94,8 @@ def _planned(stage: Stage) -> tuple[tuple[Path, Path], MergePlan]:
 
 def _merge_unit(stage: Stage, unit: str, file: MergedFile | None, plan: MergePlan, folders: tuple[Path, Path]) -> None:
     """Write one unit into scratch, upload it, commit it, and give the disk space back."""
+    from pipeline.merging.write import write_file  # torch: the driver in a cluster looks at `early` without it
+
     folder = stage.scratch() / unit
     folder.mkdir(parents=True, exist_ok=True)
     if file is not None:
