@@ -107,6 +107,10 @@ cluster-up: setup ## A Kubernetes to test on: yours, kind's, or two nodes built 
 cluster-down: setup ## End the cluster that cluster-up started
 	@$(BIN)/python -m tests.cluster.down
 
+.PHONY: test-cluster
+test-cluster: setup ## Every proof on a real cluster with the images made here; ends what it starts [USE=own|kind|existing]
+	@$(BIN)/python -m tests.acceptance
+
 # --- charts (docs/charts.md)
 .PHONY: chart-files
 chart-files: setup ## Bring recipes, profiles, schemas and tables of values in the charts up to date

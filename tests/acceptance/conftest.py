@@ -13,6 +13,7 @@ import pytest
 
 from k8s.client import Cluster
 from pipeline.store.objects import Store
+from tests.acceptance.chain import DATA_NODE, TORCH_NODE, Leg, bring_inputs, contents, copy
 from tests.acceptance.world import common_values, fresh_namespace, give_images
 from tests.cluster.api import Api
 from tests.cluster.conftest import api, cluster, object_store  # noqa: F401
@@ -59,3 +60,37 @@ def values(bucket: Store) -> dict[str, Any]:
 def images() -> Callable[..., None]:
     """`images("h100-0", "data", "train")`: have these images on that node; skips where they are not built."""
     return give_images
+
+
+@pytest.fixture(scope="session")
+def first(
+    cluster: Path,  # noqa: F811
+    api: Api,  # noqa: F811
+    object_store: S3Server,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Leg]:
+    """The release "demo", ended: every stage of the demo up to merge2, by Jobs, the teacher's answers among them."""
+    give_images(DATA_NODE, "data")
+    give_images(TORCH_NODE, "data", "train", "serve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(cluster))
+        use_s3(patch, object_store.environment())
+        with fresh_namespace(api, object_store.environment()) as own:
+            leg = Leg(own, Store(f"s3://{object_store.new_bucket()}/store"), tmp_path_factory.mktemp("first"))
+            bring_inputs(leg.store)
+            leg.deploy("demo")
+            leg.finish("demo")
+            yield leg
+
+
+@pytest.fixture(scope="session")
+def reference(first: Leg) -> dict[str, Any]:
+    """What the first chain made: by stage and output one hash over all bytes, and the counts."""
+    return contents(first.store, first.ended[0])
+
+
+@pytest.fixture
+def leg(first: Leg, here: Cluster, bucket: Store, tmp_path: Path) -> Leg:
+    """A namespace and a store of its own, with the inputs and the first chain's teacher's output, and nothing else."""
+    copy(first.store, bucket, "inputs", first.ended[0].directory(first.store, "augment").prefix)
+    return Leg(here, bucket, tmp_path)

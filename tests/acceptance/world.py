@@ -23,6 +23,7 @@ from tests.k8s.world import until
 
 IMAGES = {"data": "hanforge-data:latest", "train": "hanforge-train:latest", "serve": "hanforge-serve:latest"}
 GPU_PROFILES = ("h100", "a100", "v100", "t4-pair", "a10g", "rtx4090")
+PLACED = {"h100-0": ("data", "train", "serve"), "t4-0": ("data", "train")}  # two nodes train together, one serves
 SECRET = "s3"
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster import build
@@ -43,14 +44,14 @@ def check() -> None:
         raise Unavailable(f"this machine allows no namespaces ({allowed.stderr.strip()}): use a kubeconfig or kind")
 
 
-def install_packages() -> None:
-    """Install what is missing of PACKAGES with apt-get, saying so."""
-    missing = [name for name, marks in PACKAGES.items() if not all(map(_present, marks))]
+def install_packages(packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> None:
+    """Install what is missing of Debian's packages with apt-get, saying so."""
+    missing = [name for name, marks in packages.items() if not all(map(_present, marks))]
     if not missing:
         return
     if shutil.which("apt-get") is None:
         raise Unavailable(f"install what Debian calls {' '.join(missing)}: there is no apt-get here to do it")
-    print(f"cluster-up: apt-get install {' '.join(missing)}", flush=True)
+    print(f"apt-get install {' '.join(missing)}", flush=True)
     for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *command]

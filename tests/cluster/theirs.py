@@ -55,6 +55,11 @@ def has_kind() -> bool:
     return shutil.which("kind") is not None and _kind("get", "clusters").returncode == 0
 
 
+def runs() -> bool:
+    """Whether there is anything that `down` would leave or delete: the user's cluster, or kind's."""
+    return KUBECONFIG.is_symlink() or (has_kind() and KIND in _kind("get", "clusters").stdout.split())
+
+
 def _kind(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["kind", *arguments], input=text, capture_output=True, text=True)
 

@@ -1,0 +1,26 @@
+"""Proof 1: the demo's data and training stages end to end, by Jobs and by Argo, from one committed teacher's output."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.store.events import events
+from tests.acceptance.chain import STAGES, Leg, contents
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
+
+
+def test_the_chain_ends_on_jobs(first: Leg, reference: dict[str, Any]) -> None:
+    assert first.jobs("demo") == sorted(STAGES)
+    assert reference["augment"]["counts"]["ok"] > 100 and reference["validate"]["counts"]["ok"] > 50, reference
+
+
+def test_the_chain_on_argo_gives_the_same_bytes(leg: Leg, reference: dict[str, Any]) -> None:
+    leg.deploy("argo", engine="argo")
+    lock = leg.finish("argo", engine="argo")
+    assert contents(leg.store, lock) == reference
+    pods = {stage: len(leg.pods("argo", stage)) for stage in STAGES}
+    assert pods == {stage: int(stage != "augment") for stage in STAGES}, "what is done costs no pod"
+    seen = [event for event in events(leg.store, lock.run_id) if event.what == "observed"]
+    assert sorted(event.stage for event in seen) == sorted(set(STAGES) - {"augment"})
+    assert {event.exit_code for event in seen} == {0}
