@@ -34,7 +34,7 @@ RUN --mount=type=bind,from=tools,source=/tools,target=/mnt --mount=type=cache,ta
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     python3 -m venv --without-pip /opt/hanforge \
     && SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt VIRTUAL_ENV=/opt/hanforge UV_LINK_MODE=copy \
-    /mnt/uv pip install --quiet --compile-bytecode --no-deps --requirements /pins/data.txt \
+    /mnt/uv pip install --quiet --no-deps --requirements /pins/data.txt \
     && /opt/hanforge/bin/python -B /pins/trim.py /opt/hanforge
 
 # --- the image. Mounts stand at /mnt and /media, folders that every base has, so that none is left behind ---

@@ -1,7 +1,8 @@
-"""Makes the data image's environment small: deletes what no data stage opens, and what debuggers read of libraries.
+"""Makes the data image's environment small: deletes what no data stage opens, and what only debuggers read.
 
 Everything that goes is named here with the reason. Patterns are matched against the folder of installed packages, so a
-package that is laid out anew in its next version loses nothing by accident.
+package that is laid out anew in its next version loses nothing by accident. Of modules the bytecode stays, without the
+source: a traceback names a package's file and line, and shows the text of hanforge's own lines alone.
 Usage, in the image's build: python trim.py /opt/hanforge, with the environment's own Python, where `strip` is on PATH.
 """
 
@@ -31,14 +32,25 @@ USELESS = (
     "pyarrow/_flight*",
     "pyarrow/libarrow_s3*",  # fsspec does all I/O
     "pyarrow/_s3fs*",
+    "pyarrow/_azurefs*",
+    "pyarrow/_gcsfs*",
+    "pyarrow/_hdfs*",
+    "pyarrow/_csv*",  # of all formats, hanforge reads Parquet
+    "pyarrow/_orc*",
+    "pyarrow/_feather*",
+    "pyarrow/*_encryption*",
+    "pyarrow/_acero*",  # queries over many files: Python's part; libarrow_python is linked with the libraries
+    "pyarrow/_dataset*",
+    "pyarrow/_substrait*",
     "pyarrow/_pyarrow_cpp_tests*",
     "pyarrow/libarrow_python*.so",  # copies of the library whose name ends in its version
     "pyarrow/libarrow_python*.so.*.*.*",
     "zstandard/_cffi*",  # the backend for PyPy
     "kubernetes/aio",  # a second client
+    "kubernetes/client/api/[!_]*",  # a class for each resource, loaded when asked for: k8s/ speaks in plain objects
+    "kubernetes/client/models/[!_]*",
+    "kubernetes/**/*_test.py",
 )
-# Tables and generated code that nobody reads in a traceback: bytecode will do.
-GENERATED = ("kubernetes/client/api", "kubernetes/client/models", "pygments/lexers", "wcwidth")
 UNTOUCHED = ("numpy",)  # its libraries were patched after linking, which `strip` does not bear
 
 
@@ -57,12 +69,11 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def compile_only(folder: Path) -> None:
-    """Leave a folder's modules as bytecode without docstrings beside where the source was (PEP 3147, sourceless)."""
-    if not folder.is_dir():
-        return
-    compileall.compile_dir(folder, quiet=1, legacy=True, optimize=2, force=True)
-    for path in [*folder.rglob("*.py"), *folder.rglob("__pycache__")]:
+def compile_only(packages: Path) -> None:
+    """Leave modules as bytecode beside where the source was (PEP 3147, sourceless): half their size."""
+    if not compileall.compile_dir(packages, quiet=1, legacy=True, force=True, workers=0):
+        raise SystemExit("a module does not compile")
+    for path in [*packages.rglob("*.py"), *packages.rglob("__pycache__")]:
         delete(path)
 
 
@@ -85,8 +96,7 @@ def main(environment: Path) -> None:
     before = size_bytes(packages)
     for path in doomed(packages):
         delete(path)
-    for name in GENERATED:
-        compile_only(packages / name)
+    compile_only(packages)
     strip(packages)
     print(f"site-packages: {before / 1e6:,.0f} -> {size_bytes(packages) / 1e6:,.0f} MB")
 
