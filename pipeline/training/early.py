@@ -8,7 +8,8 @@ from pipeline.engine.loadable import chat_template, incomplete
 from pipeline.errors import UserError
 from pipeline.merging.checkpoint import read_header
 from pipeline.recipe.references import StageReference
-from pipeline.store.runs import RunLock, root_of
+from pipeline.store.pins import root_of
+from pipeline.store.runs import RunLock
 from pipeline.store.stage import Stage
 from pipeline.training.architecture import Architecture, read_architecture
 from pipeline.training.settings import TrainSettings

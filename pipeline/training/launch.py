@@ -19,6 +19,7 @@ from pipeline.errors import GateRefused, Stopped, Trouble, UserError
 from pipeline.store import events
 from pipeline.store.stage import Stage
 from pipeline.store.standing import is_done
+from pipeline.training.tether import End, Tether
 
 LOG = logging.getLogger(__name__)
 MASTER_PORT = 29500
@@ -40,11 +41,15 @@ class Member:
         code = self.child.poll()
         return 128 - code if code is not None and code < 0 else code
 
-    def last_words(self) -> str:
-        """What it said when it ended, or what ended it."""
-        code = self.child.returncode
+    @property
+    def end(self) -> End | None:
+        """How it ended, with what it said or what ended it; None while it runs, and when it ended well."""
+        code = self.child.poll()
+        if not code:
+            return None
         killed = f"process {self.rank} was killed by {signal.Signals(-code).name}" if code < 0 else ""
-        return killed or self.words.read_text("utf-8") or f"process {self.rank} ended with exit code {code}"
+        words = killed or self.words.read_text("utf-8") or f"process {self.rank} ended with exit code {code}"
+        return End(int(self.code or 0), words)
 
 
 def is_gang(stage: Stage) -> bool:
@@ -69,13 +74,16 @@ def launch(stage: Stage) -> tuple[int, str]:
         LOG.info("stage %s was done before", stage.name)
         return 0, "done"
     address = address_of_first(stage)
+    tether = Tether(f"{stage.run_id}/{stage.name}", stage.index, (address[0], address[1] + 1)) if stage.of > 1 else None
     members = [_start(stage, rank, address) for rank in ranks(stage)]
-    first = _watch(members, stage, float(os.environ.get("HANFORGE_GRACE_SECONDS", "110")))
+    first = _watch(members, stage, tether, float(os.environ.get("HANFORGE_GRACE_SECONDS", "110")))
     code = _exit_code(first, stage)
-    words = first.last_words() if first is not None else "done"
-    if first is not None and first.rank != 0 and code != Stopped.exit_code:
-        events.say(stage.store, stage.run_id, stage.name, "observed", stage.worker, first.code, words)
-    return code, words
+    if first is None:
+        return code, "done"
+    unheard = any(member.end == first and member.rank != 0 for member in members)  # the leader speaks for itself
+    if unheard and code != Stopped.exit_code:
+        events.say(stage.store, stage.run_id, stage.name, "observed", stage.worker, first.code, first.words)
+    return code, first.words
 
 
 def ranks(stage: Stage) -> range:
@@ -128,18 +136,19 @@ def _start(stage: Stage, rank: int, address: tuple[str, int]) -> Member:
     return Member(rank, child, words)
 
 
-def _watch(members: list[Member], stage: Stage, grace_seconds: float) -> Member | None:
-    """Wait until all have ended; gives the one that ended badly first. A signal to stop is passed on."""
-    first: Member | None = None
+def _watch(members: list[Member], stage: Stage, tether: Tether | None, grace_seconds: float) -> End | None:
+    """Wait until all have ended; gives the end that was the first bad one, here or elsewhere.
+
+    A signal to stop is passed on to the processes, a bad end to the other nodes.
+    """
+    first: End | None = None
     deadline = float("inf")
     asked = False
     while running := [member for member in members if member.code is None]:
-        if first is None:
-            first = next((member for member in members if member.code), None)
-            if first is not None:
-                LOG.error("%s; the others end too", first.last_words())
-                orderly = first.code == Stopped.exit_code  # then the leader may still be saving
-                deadline = min(deadline, time.monotonic() + (grace_seconds if orderly else _AFTER_FAILURE_SECONDS))
+        if first is None and (first := _bad_end(members, tether)) is not None:
+            LOG.error("%s; the others end too", first.words)
+            orderly = first.code == Stopped.exit_code  # then the leader may still be saving
+            deadline = min(deadline, time.monotonic() + (grace_seconds if orderly else _AFTER_FAILURE_SECONDS))
         if (first is not None or stage.stop.requested) and not asked:
             asked = True
             deadline = min(deadline, time.monotonic() + grace_seconds)
@@ -149,13 +158,28 @@ def _watch(members: list[Member], stage: Stage, grace_seconds: float) -> Member 
             for member in running:
                 member.child.kill()
         time.sleep(_POLL_SECONDS)
-    return first or next((member for member in members if member.code), None)
+    first = first or _bad_end(members, None)
+    if tether is not None:
+        tether.say(first or End(0, "done"))
+    return first
 
 
-def _exit_code(first: Member | None, stage: Stage) -> int:
+def _bad_end(members: list[Member], tether: Tether | None) -> End | None:
+    """How a process of this node ended badly, or another node; what is found here is told the others at once."""
+    found = next((end for member in members if (end := member.end) is not None), None)
+    if tether is None:
+        return found
+    found = found or tether.ended
+    if found is not None:
+        tether.say(found)
+    return found
+
+
+def _exit_code(first: End | None, stage: Stage) -> int:
     """The stage's exit code: what the first to end badly said to the user, else that it was stopped, else trouble."""
     if first is None:
         return 0
     if first.code in (UserError.exit_code, GateRefused.exit_code):
-        return int(first.code)
-    return Stopped.exit_code if stage.stop.requested else Trouble.exit_code
+        return first.code
+    stopped = stage.stop.requested or first.code == Stopped.exit_code
+    return Stopped.exit_code if stopped else Trouble.exit_code
