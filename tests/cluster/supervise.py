@@ -18,6 +18,7 @@ class Supervisor:
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self._starts: dict[int, tuple[str, Sequence[str | Path], Mapping[str, str]]] = {}
+        self._held: dict[int, subprocess.Popen[bytes]] = {}  # the next Popen would reap, unseen, one that nobody holds
 
     def start(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] = {}) -> int:
         """Start `command` under `name` and give its process id, the first one."""
@@ -27,15 +28,17 @@ class Supervisor:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self._starts[process.pid] = (name, command, environment)
+        self._held[process.pid] = process
         return process.pid
 
     def forever(self) -> None:
         """Reap what ends, start again what is ours."""
         while True:
             try:
-                pid, _ = os.waitpid(-1, 0)
+                pid, status = os.waitpid(-1, 0)
             except ChildProcessError:
                 return
             if ended := self._starts.pop(pid, None):
+                self._held.pop(pid).returncode = status
                 time.sleep(PAUSE_SECONDS)
                 self.start(*ended)
