@@ -19,8 +19,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from random_model import random_model
 from torch.nn.functional import pad, scaled_dot_product_attention
-from train import random_model, stand_in_tokenizer, table_head
+from train import stand_in_tokenizer, table_head
 from transformers import TrainerCallback
 
 from pipeline.training.architecture import architecture_of

@@ -28,10 +28,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch import nn
+from random_model import quantise, random_model, tiny
 
 from pipeline.recipe.known_models import known_config
-from pipeline.training import varlen
 from pipeline.training.architecture import architecture_of
 from pipeline.training.data import open_dataset, write_dataset, write_packed
 from pipeline.training.hardware import DTYPES, END_TO_END, choose_attention, choose_precision, device_name
@@ -140,59 +139,6 @@ class Stopwatch:
         return (self.tokens[-1] - self.tokens[-1 - len(self.steady())]) / sum(self.steady())
 
 
-def tiny(config: dict[str, Any]) -> dict[str, Any]:
-    """The same architecture with two layers of hidden size 128."""
-    small = {
-        "vocab_size": 512,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 64,
-    }
-    if "text_config" not in config:
-        return {**config, **small}
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 128}
-    return {
-        **config,
-        "text_config": {**config["text_config"], **small},
-        "vision_config": {**config["vision_config"], **vision, "deepstack_visual_indexes": [0]},
-    }
-
-
-def random_model(config: dict[str, Any], dtype: torch.dtype, attention: str, device: str) -> Any:
-    """A model of that shape with random weights, made on the device."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    architecture = architecture_of(config, "benchmark")
-    auto = AutoModelForImageTextToText if architecture.vision else AutoModelForCausalLM
-    if attention == varlen.NAME:
-        varlen.register()
-    keys = {name: value for name, value in config.items() if name != "model_type"}
-    shape = AutoConfig.for_model(config["model_type"], **keys)
-    with torch.device(device):
-        return auto.from_config(shape, dtype=dtype, attn_implementation=attention)
-
-
-def quantise_8bit(model: nn.Module, device: str) -> None:
-    """Turn every linear layer but lm_head into bitsandbytes' 8-bit layer in place, one after another."""
-    import bitsandbytes as bnb
-
-    for name, module in list(model.named_modules()):
-        if not isinstance(module, nn.Linear) or name.endswith("lm_head"):
-            continue
-        bias = module.bias is not None
-        quantised = bnb.nn.Linear8bitLt(module.in_features, module.out_features, bias, has_fp16_weights=False)
-        weight = module.weight.data.to("cpu", torch.float16)
-        quantised.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-        if module.bias is not None:
-            quantised.bias = nn.Parameter(module.bias.data, requires_grad=False)
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, quantised.to(device))
-    model.is_loaded_in_8bit = True  # type: ignore[assignment]
-
-
 def random_rows(folder: Path, settings: TrainSettings, vocabulary: int, mean: int | None) -> Any:
     """Rows of random tokens for `max_steps` steps, each token a label: all of max_length, or log-normal with `mean`."""
     generator = torch.Generator().manual_seed(0)
@@ -229,6 +175,9 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     attention = choose_attention(arguments.attention, precision)
     values = {**case.settings, "gradient_checkpointing": not arguments.no_recompute, "max_steps": arguments.steps}
     values["packing"] = arguments.packed
+    values["quantization"] = arguments.quantization or values.get("quantization", "none")
+    if arguments.no_dropout:
+        values["lora"] = {**values["lora"], "lora_dropout": 0.0}
     if arguments.batch:
         total = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
         values.update(per_device_train_batch_size=arguments.batch, gradient_accumulation_steps=total // arguments.batch)
@@ -241,8 +190,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         config = tiny(config)
     started = time.perf_counter()
     model = random_model(config, DTYPES[precision], attention, device)
-    if settings.quantization == "8bit":
-        quantise_8bit(model, device)
+    if settings.quantization != "none":
+        quantise(model, settings.quantization, device)
     built = time.perf_counter() - started
     if device == "cuda":
         gc.collect()
@@ -317,6 +266,8 @@ def _rows_in_words(settings: TrainSettings, attention: str, arguments: argparse.
     laid += ["end to end"] if attention in END_TO_END else ["padded"]
     laid += ["compiled"] if arguments.compile else []
     laid += [] if settings.gradient_checkpointing else ["no recomputation"]
+    laid += [] if settings.quantization == "none" else [f"{settings.quantization} base"]
+    laid += ["no dropout"] if arguments.no_dropout else []
     return ", ".join([rows, *laid])
 
 
@@ -378,6 +329,8 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true", help="pack the rows of --row-tokens")
     parser.add_argument("--compile", action="store_true", help="compile each decoder layer")
     parser.add_argument("--no-recompute", action="store_true", help="keep activations (needs memory)")
+    parser.add_argument("--quantization", choices=["none", "8bit", "4bit"], help="default: the user's")
+    parser.add_argument("--no-dropout", action="store_true", help="no dropout in the adapters")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the code on a CPU")
     arguments = parser.parse_args()
     results = []
