@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.engine.protocol import Endpoint
 from pipeline.errors import UserError
 from pipeline.recipe.models import Recipe
-from pipeline.store import runs
+from pipeline.store import pins, runs
 from pipeline.store.objects import Store
 from pipeline.store.stage import Stage
 from pipeline.teacher import augment
@@ -70,7 +70,7 @@ def main() -> None:
     stages = {"augment": {"kind": "augment", **settings, **given["settings"]}}
     recipe = Recipe(name="bench", inputs={"raw": {"url": given["rows"]}}, stages=stages)
     store = Store(given["out"])
-    stage = Stage(store, runs.create_run(store, runs.resolve(store, recipe)), "augment")
+    stage = Stage(store, runs.create_run(store, pins.resolve(store, recipe)), "augment")
     watch = Watch(stage)
     watch.start()
     started, cpu = time.monotonic(), cpu_seconds()

@@ -93,7 +93,7 @@ def _prompts(raw: Path, out: Path) -> Path:
 def ours(raw: Path, out: Path, target: int, workers: int, **more: Any) -> None:
     """Our stage over a file:// store, from the recipe on: inputs are looked at and hashed too."""
     from pipeline.recipe.models import Recipe
-    from pipeline.store import runs
+    from pipeline.store import pins, runs
     from pipeline.store.objects import Store
     from pipeline.store.stage import Stage
     from pipeline.text import prepare
@@ -102,7 +102,7 @@ def ours(raw: Path, out: Path, target: int, workers: int, **more: Any) -> None:
     stage = {"kind": "prepare", "source": {"input": "raw"}, **settings}
     recipe = Recipe(name="bench", inputs={"raw": {"url": str(raw)}}, stages={"prepare": stage})
     store = Store(str(out))
-    prepare.run(Stage(store, runs.create_run(store, runs.resolve(store, recipe)), "prepare"))
+    prepare.run(Stage(store, runs.create_run(store, pins.resolve(store, recipe)), "prepare"))
 
 
 def bound_orjson(raw: Path, out: Path, target: int, workers: int) -> None:

@@ -85,7 +85,8 @@ def _drive(
     from k8s.connection import connect
     from k8s.driver import drive, open_stages, say_who
     from pipeline.local.chain import Options
-    from pipeline.store.runs import check_contract, create_run
+    from pipeline.store.pins import check_contract
+    from pipeline.store.runs import create_run
 
     names = tuple(chain.needs)
     candidate = named_run(store, str(recipe), chain.run, inputs, profile, profiles, set(names) != _all_stages(recipe))

@@ -76,7 +76,8 @@ def pinned(
     from pipeline.errors import UserError
     from pipeline.recipe.references import is_hub_id, references_in
     from pipeline.store.hub import ensure_model, pinned_revision
-    from pipeline.store.runs import find_run, resolve, run_ids
+    from pipeline.store.pins import resolve
+    from pipeline.store.runs import find_run, run_ids
 
     keep = None
     if upstream is not None:
@@ -138,8 +139,9 @@ def stage(
     from jobs.stage import run_stage
     from pipeline.errors import UserError
     from pipeline.local.chain import die_with_parent
+    from pipeline.store.pins import check_contract
     from pipeline.store.probe import open_store
-    from pipeline.store.runs import check_contract, create_run, find_run
+    from pipeline.store.runs import create_run, find_run
     from pipeline.store.stage import Stage
     from pipeline.store.stop import StopFlag
 

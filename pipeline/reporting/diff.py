@@ -19,7 +19,8 @@ from pipeline.reporting.changes import Changes, Gone, RowSet, compare
 from pipeline.reporting.raw import origin_file
 from pipeline.reporting.rows import ROW_TYPES, OutputRows, output_rows
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, find_run, identity
+from pipeline.store.pins import identity
+from pipeline.store.runs import RunLock, find_run
 from pipeline.store.status import require_done
 
 Document = dict[str, Any]

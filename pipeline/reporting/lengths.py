@@ -10,7 +10,8 @@ import orjson
 from pipeline.recipe.references import StageReference, references_in
 from pipeline.reporting.rows import Row
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, reference_key, root_of, small_file
+from pipeline.store.pins import root_of, small_file
+from pipeline.store.runs import RunLock, reference_key
 from pipeline.training.settings import TrainSettings
 
 MOST_BINS = 28

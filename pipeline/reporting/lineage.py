@@ -13,8 +13,9 @@ from pipeline.reporting.rows import count_rows, output_rows
 from pipeline.reporting.settings_shown import settings_shown
 from pipeline.store.named import NamedModel
 from pipeline.store.objects import Store
+from pipeline.store.pins import identity
 from pipeline.store.progress import read_metrics
-from pipeline.store.runs import RunLock, identity, reference_key
+from pipeline.store.runs import RunLock, reference_key
 from pipeline.store.standing import standing
 
 Document = dict[str, Any]

@@ -18,7 +18,8 @@ from pipeline.recipe.profiles import Profile, profile_names, profiles
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id, references_in
 from pipeline.store.inputs import Source
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, known_run, reference_key, resolve, root_of, small_file
+from pipeline.store.pins import resolve, root_of, small_file
+from pipeline.store.runs import RunLock, known_run, reference_key
 from pipeline.store.standing import standing
 from pipeline.store.status import why_not_done
 from pipeline.teacher.settings import AugmentSettings, ValidateSettings

@@ -13,7 +13,7 @@ MOST_BYTES = 1 << 20  # of a raw line that is shown
 def raw_lines(lock: RunLock, origins: Iterable[str], inputs: Collection[str] | None = None) -> dict[str, bytes]:
     """The raw line behind each origin; an origin whose file the run's `inputs` (all by default) lack is left out.
 
-    Each file is read once, up to its last wanted line. Raises Trouble when a file cannot be read any more.
+    Each file is read once, up to its last wanted line. Raises MissingInput when a file has gone.
     """
     wanted: dict[str, dict[int, str]] = {}
     for origin in origins:

@@ -50,7 +50,7 @@ class SourceFile:
         return Path(self.url.removeprefix("file://")) if self.url.startswith("file://") else None
 
     def open(self) -> "IO[builtins.bytes]":
-        """The raw bytes as a stream (still compressed when the file is)."""
+        """The raw bytes as a stream (still compressed when the file is); MissingInput, as below, when it has gone."""
         return self._do("open", lambda filesystem, path: filesystem.open(path, "rb"))
 
     def read_range(self, start: int, end: int) -> builtins.bytes:
@@ -69,7 +69,12 @@ class SourceFile:
 
     def _do(self, verb: str, call: Callable[[Any, str], T]) -> T:
         filesystem, path = filesystem_of(self.url)
-        return retried(f"cannot {verb} {self.url}", lambda: call(filesystem, path), filesystem)
+        try:
+            return retried(f"cannot {verb} {self.url}", lambda: call(filesystem, path), filesystem)
+        except FileNotFoundError as error:
+            raise MissingInput(
+                f"{self.url} is not there any more", "Put it back, or start a new run: hanforge run RECIPE"
+            ) from error
 
 
 def stored_files(store: Store, parts: Iterable[Part]) -> list[SourceFile]:

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import models
 from pipeline.recipe.profiles import Execution
 from pipeline.recipe.references import InputReference, StageReference, is_hub_id
-from pipeline.store import runs
+from pipeline.store import pins, runs
 from pipeline.store.cache import staged
 from pipeline.store.commit import Manifest, StageDirectory
 from pipeline.store.inputs import Source, SourceFile, check_unchanged, stored_files
@@ -131,7 +131,7 @@ class Stage:
         """The files of the checkpoint or adapter behind a reference, where they lie."""
         if isinstance(reference, StageReference):
             return stored_files(self.store, self.parts(reference))
-        return runs.outside_files(self.store, self.lock, reference)
+        return pins.outside_files(self.store, self.lock, reference)
 
     def is_there(self, reference: Any) -> bool:
         """Whether what a reference names exists now: everything from outside does, a stage's output once it is done."""
@@ -153,7 +153,7 @@ class Stage:
 
     def identity(self, reference: Any) -> str:
         """The fingerprint or digest behind a reference: what a model or a row set is, wherever it lies."""
-        return runs.identity(self.lock, reference)
+        return pins.identity(self.lock, reference)
 
     @cached_property
     def _scratch(self) -> "tempfile.TemporaryDirectory[str]":

@@ -27,7 +27,7 @@ from tests.servers.process import ROOT
 TRAINING = ("torch", "transformers", "trl", "peft")
 DATA = (
     "s3fs", "jobs.cli", "jobs.stage", "jobs.prepare", "jobs.augment", "jobs.validate", "jobs.evaluate",
-    "pipeline.store.probe", "pipeline.store.runs", "pipeline.recipe.load", "pipeline.local.chain", "isal.igzip",
+    "pipeline.store.probe", "pipeline.store.pins", "pipeline.recipe.load", "pipeline.local.chain", "isal.igzip",
 )  # fmt: skip
 
 

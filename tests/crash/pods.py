@@ -18,7 +18,8 @@ import orjson
 from pipeline.recipe.load import load_recipe
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.store.shards import checked
 from tests.crash.nursery import Child, Nursery
 from tests.engine.tiny import bare_checkpoint

@@ -19,7 +19,8 @@ import pytest
 from pipeline.recipe.load import load_recipe
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, find_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run, find_run
 from tests.conftest import use_s3
 from tests.crash.nursery import DATA, TRAINING, Nursery
 from tests.crash.pods import raw_rows

@@ -12,7 +12,8 @@ from pipeline.errors import UserError
 from pipeline.recipe.load import Document, validated
 from pipeline.store.commit import Counts
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.store.stage import Stage
 from pipeline.store.standing import standing
 from tests.engine.tiny import bare_checkpoint

@@ -6,7 +6,8 @@ from typing import Any
 from pipeline.recipe.load import Document, validated
 from pipeline.store.commit import Counts
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.store.stage import Stage
 
 

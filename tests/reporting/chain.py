@@ -18,9 +18,10 @@ from pipeline.scoring.metrics import Reply, averaged, flat, marks
 from pipeline.store import events
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
+from pipeline.store.pins import resolve
 from pipeline.store.progress import MetricsWriter
 from pipeline.store.promotions import proof_key
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.store.stage import Stage
 from pipeline.teacher.quality import Quality
 from pipeline.teacher.validate import Measured

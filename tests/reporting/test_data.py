@@ -21,7 +21,8 @@ from pipeline.reporting.rows import OutputRows
 from pipeline.reporting.texts import TEXTS
 from pipeline.store.commit import Counts, StageDirectory
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from tests.reporting.chain import HOSTILE, RECIPE, build, do, new_run
 from tests.reporting.test_report import outline
 

@@ -21,7 +21,8 @@ from pipeline.reporting.diff import diff_of
 from pipeline.reporting.rows import OutputRows
 from pipeline.store.commit import StageDirectory
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.text.examine import content_key
 from tests.reporting.chain import build, do
 

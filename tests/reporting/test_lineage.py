@@ -19,7 +19,8 @@ from pipeline.reporting.rows import output_rows
 from pipeline.store.commit import Counts
 from pipeline.store.named import named_model
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock
 from tests.reporting.chain import build, new_run
 
 

@@ -12,8 +12,9 @@ from jobs.cli import app
 from pipeline.errors import Trouble, UserError
 from pipeline.recipe.models import Recipe
 from pipeline.store.objects import Store
+from pipeline.store.pins import resolve
 from pipeline.store.probe import open_store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.runs import RunLock, create_run
 from tests.conftest import use_s3
 from tests.servers.s3 import S3Server
 from tests.text.stages import chat, jsonl, write_files

@@ -13,7 +13,8 @@ import pytest
 from pipeline.recipe.models import Recipe
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from tests.conftest import use_s3
 from tests.engine.tiny import bare_checkpoint
 from tests.servers.openai_endpoint import openai_server

@@ -8,7 +8,8 @@ from pipeline.errors import UserError
 from pipeline.recipe.load import load_recipe
 from pipeline.store.events import say
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, find_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run, find_run
 
 RECIPE = """\
 name: tiny

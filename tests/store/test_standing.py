@@ -11,8 +11,9 @@ from pipeline.recipe.load import load_recipe
 from pipeline.reporting.plan import StagePlan, plan_of
 from pipeline.reporting.why import reasons
 from pipeline.store.objects import Store
+from pipeline.store.pins import resolve
 from pipeline.store.promotions import newest_promotion, promotion_key
-from pipeline.store.runs import RunLock, create_run, known_run, resolve
+from pipeline.store.runs import RunLock, create_run, known_run
 from pipeline.store.standing import is_done, standing
 from pipeline.store.status import chain_status, why_not_done
 from tests.reporting.chain import build

@@ -9,7 +9,8 @@ import orjson
 from pipeline.recipe.load import load_recipe
 from pipeline.store.commit import Counts
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 
 RECIPE = """\
 name: tiny

@@ -8,7 +8,8 @@ import orjson
 from pipeline.recipe.load import Document, validated
 from pipeline.store.commit import Counts
 from pipeline.store.objects import Store
-from pipeline.store.runs import RunLock, create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import RunLock, create_run
 from pipeline.store.stage import Stage
 from pipeline.text.chatml import Turn
 from pipeline.text.examine import content_key

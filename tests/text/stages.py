@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from pipeline.recipe.models import Recipe
-from pipeline.store import runs
+from pipeline.store import pins, runs
 from pipeline.store.commit import Manifest
 from pipeline.store.objects import Store
 from pipeline.store.stage import Rows, Stage
@@ -48,7 +48,7 @@ def stages(store_url: str, raw: Path | str, **settings: dict[str, Any]) -> dict[
         stages={name: {"kind": "prepare", "source": {"input": "raw"}, **values} for name, values in settings.items()},
     )
     store = Store(store_url)
-    lock = runs.create_run(store, runs.resolve(store, recipe))
+    lock = runs.create_run(store, pins.resolve(store, recipe))
     return {name: Stage(store, lock, name) for name in settings}
 
 

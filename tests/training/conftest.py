@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 
 from pipeline.recipe.load import load_recipe
 from pipeline.store.objects import Store
-from pipeline.store.runs import create_run, resolve
+from pipeline.store.pins import resolve
+from pipeline.store.runs import create_run
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
 from tests.training import checkpoints

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from pipeline.errors import Stopped, UserError
 from pipeline.merging.checkpoint import open_checkpoint, weights_digest
 from pipeline.store.commit import Manifest
+from pipeline.store.pins import resolve
 from pipeline.store.progress import read_metrics
-from pipeline.store.runs import create_run, resolve
+from pipeline.store.runs import create_run
 from pipeline.store.shards import part_lines
 from pipeline.store.stage import Stage
 from pipeline.store.stop import StopFlag
