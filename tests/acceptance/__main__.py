@@ -58,7 +58,8 @@ def _prove(steps: Steps, ends: ExitStack) -> None:
         ends.callback(steps.end, "cluster ended", PYTHON, "-m", "tests.cluster.down")
     steps.run("cluster-up", PYTHON, "-m", "tests.cluster.up", "--use", machine.cluster_choice())
     steps.run("images to the nodes", PYTHON, "-m", "tests.acceptance.load")
-    steps.prove(PYTHON, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *TESTS)
+    skips = machine.cluster_choice() != "own"
+    steps.prove(PYTHON, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *TESTS, skips=skips)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -48,8 +48,11 @@ class Steps:
             self.failed = True
             print(f"test-cluster: {error}", flush=True)
 
-    def prove(self, *command: str) -> None:
-        """Run pytest, and take its tests into the table: each proof by itself, other folders as one line."""
+    def prove(self, *command: str, skips: bool) -> None:
+        """Run pytest, and take its tests into the table: each proof by itself, other folders as one line.
+
+        Unless `skips`, a test that is skipped counts as one that failed: nothing is missing then.
+        """
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
             try:
@@ -58,6 +61,14 @@ class Steps:
             finally:
                 if report.exists():
                     self._rows += proofs(report)
+                    self._refuse_skips(report, skips)
+
+    def _refuse_skips(self, report: Path, skips: bool) -> None:
+        for case in ElementTree.parse(report).iter("testcase"):
+            skipped = case.find("skipped")
+            if skipped is not None and not skips:
+                self.failed = True
+                print(f"test-cluster: {case.get('name')} was skipped: {skipped.get('message')}", flush=True)
 
     def _one(self, part: str, command: tuple[str, ...], seconds: float, environment: dict[str, str]) -> None:
         print(f"\n== test-cluster: {part}", flush=True)

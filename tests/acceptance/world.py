@@ -4,6 +4,7 @@ A wait that fails shows what `hanforge why` says and every pod's last state, so 
 look into is readable from its output.
 """
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from tests.cluster.conftest import fresh_namespace as own_namespace
 from tests.cluster.errors import Unavailable
 from tests.k8s.world import until
 
-IMAGES = {"data": "hanforge-data:latest", "train": "hanforge-train:latest", "serve": "hanforge-serve:latest"}
+IMAGES = {  # named as for `make run-stage`
+    name: os.environ.get(f"HANFORGE_{name.upper()}_IMAGE", f"hanforge-{name}:latest") for name in ("data", "train", "serve")
+}
 GPU_PROFILES = ("h100", "a100", "v100", "t4-pair", "a10g", "rtx4090")
 PLACED = {"h100-0": ("data", "train", "serve"), "t4-0": ("data", "train")}  # two nodes train together, one serves
 SECRET = "s3"
