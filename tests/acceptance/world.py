@@ -22,9 +22,8 @@ from tests.cluster.conftest import fresh_namespace as own_namespace
 from tests.cluster.errors import Unavailable
 from tests.k8s.world import until
 
-IMAGES = {  # named as for `make run-stage`
-    name: os.environ.get(f"HANFORGE_{name.upper()}_IMAGE", f"hanforge-{name}:latest") for name in ("data", "train", "serve")
-}
+KINDS = ("data", "train", "serve")
+IMAGES = {name: os.environ.get(f"HANFORGE_{name.upper()}_IMAGE", f"hanforge-{name}:latest") for name in KINDS}
 GPU_PROFILES = ("h100", "a100", "v100", "t4-pair", "a10g", "rtx4090")
 PLACED = {"h100-0": ("data", "train", "serve"), "t4-0": ("data", "train")}  # two nodes train together, one serves
 SECRET = "s3"
