@@ -39,7 +39,7 @@ def notes(here: Cluster) -> Iterator[Resource]:
 
 
 def served(definition: Object) -> bool:
-    conditions = definition.get("status", {}).get("conditions", [])
+    conditions = definition.get("status", {}).get("conditions") or []
     return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
 
