@@ -12,6 +12,10 @@ from tests.cluster.layout import KUBECONFIG, KUBERNETES, NODES
 
 KIND = "hanforge"
 KIND_IMAGE = f"kindest/node:{KUBERNETES}"
+EXTRAS = {  # API group -> whose it is, and what needs it
+    "argoproj.io": "Argo Workflows (chains with engine: argo)",
+    "jobset.x-k8s.io": "JobSet (training on several nodes goes by Indexed Jobs without it)",
+}
 
 
 def users_kubeconfig() -> Path | None:
@@ -47,7 +51,14 @@ def adopt() -> str:
     KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
     KUBECONFIG.unlink(missing_ok=True)
     KUBECONFIG.symlink_to(target)
-    return f"using the cluster of {path} at {Api(path).server}; nothing was created"
+    return f"using the cluster of {path} at {Api(path).server}; nothing was created{lacking(Api(path))}"
+
+
+def lacking(api: Api) -> str:
+    """What of EXTRAS a cluster does not have, as the end of a line; empty where it has all."""
+    there = {group["name"] for group in api.get("/apis")["groups"]}
+    missing = [text for group, text in EXTRAS.items() if group not in there]
+    return f"; not there: {' and '.join(missing)}; docs/cluster.md says how to install it" if missing else ""
 
 
 def has_kind() -> bool:
@@ -83,7 +94,7 @@ def up_kind() -> str:
             patch = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": gpus}]
             path = f"/api/v1/nodes/{item['metadata']['name']}/status"
             api.call("PATCH", path, patch, "application/json-patch+json")
-    return f"kind's cluster {KIND!r} at {api.server}; `make cluster-down` deletes it"
+    return f"kind's cluster {KIND!r} at {api.server}; `make cluster-down` deletes it{lacking(api)}"
 
 
 def kind_settings() -> dict[str, object]:
