@@ -82,7 +82,7 @@ DEPLOY_OPTIONS = $(TARGET) $(foreach file,$(VALUES),--values $(file)) $(if $(PRO
 .PHONY: deploy-stage deploy-chain deploy-serve stop retry
 
 deploy-stage: setup ## One stage on the cluster: STAGE=phase2 [RECIPE=] [PROFILE=] [NAMESPACE=] [VALUES=] [STORE=s3://...]
-	@$(HANFORGE) deploy stage $(STAGE) --recipe $(RECIPE) $(DEPLOY_OPTIONS)
+	@$(HANFORGE) deploy stage '$(STAGE)' --recipe $(RECIPE) $(DEPLOY_OPTIONS)
 
 deploy-chain: setup ## The whole chain on the cluster: [RECIPE=] [PROFILE=] [NAMESPACE=] [VALUES=] [STORE=s3://...]
 	@$(HANFORGE) deploy chain $(RECIPE) $(DEPLOY_OPTIONS)

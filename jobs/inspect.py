@@ -104,22 +104,23 @@ def why(
     context: options.Context = None,
 ) -> None:
     """Say why a run is not further: one sentence of cause and one of remedy for each stage that is not done."""
+    from k8s.serving import serving_reasons
     from k8s.status import driver_reason, live, release_reasons
     from k8s.why import explain
     from pipeline.reporting.why import again_command, reasons
     from pipeline.store.events import events
 
     if release is not None:
-        for line in release_reasons(options.cluster(namespace, context), release):
+        asked = options.cluster(namespace, context)
+        for line in serving_reasons(asked, release) or release_reasons(asked, release):
             options.say(line)
         return
     opened, lock = options.opened(store, run)
     happened = events(opened, lock.run_id)
     cluster = live(lock.run_id, happened, context)
-    lines = [driver_reason(cluster, again_command(lock, happened)), *reasons(opened, lock, explain, cluster.seen)]
-    for line in lines:
-        if line:
-            options.say(line)
+    driver = driver_reason(cluster, again_command(lock, happened), lock.stages)
+    for line in [*([driver] if driver else []), *reasons(opened, lock, explain, cluster.seen)]:
+        options.say(line)
     _say_note(cluster.note)
 
 

@@ -51,6 +51,7 @@ def configure_logging(verbose: bool = False) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # the end says what each try would have said
     for name in ("hanforge", "pipeline", "jobs", "k8s"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -80,7 +81,7 @@ def cluster(namespace: str | None, context: str | None) -> "Cluster":
     from k8s.connection import connect, reachable
     from pipeline.store.retry import patience
 
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # the end says what each try would have said
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     found = connect(namespace, context)
     with patience(ANSWER_SECONDS):
         reachable(found)

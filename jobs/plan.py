@@ -28,9 +28,11 @@ def plan(
     options.configure_logging()
     from pipeline.recipe.load import load_recipe
     from pipeline.reporting.plan import check_fits, plan_of
+    from pipeline.store.probe import looking
 
     given = options.assignments(inputs, "--input")
-    planned = plan_of(load_recipe(recipe, overlay, sets), store, given, profile, profiles)
+    with looking(options.ANSWER_SECONDS):
+        planned = plan_of(load_recipe(recipe, overlay, sets), store, given, profile, profiles)
     if as_json:
         options.print_json(planned.plain())
     else:

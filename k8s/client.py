@@ -118,8 +118,14 @@ class Cluster:
     def version(self) -> str:
         """The server's version, as the shortest question to it."""
         raw = retried(f"asking {self.host}", lambda: self._send("GET", "/version"))
-        self._check(raw.status, raw.data, "get", Resource("version", namespaced=False), "")
-        return str(json.loads(raw.data).get("gitVersion", ""))
+        try:
+            return str(json.loads(raw.data)["gitVersion"])
+        except (ValueError, KeyError, TypeError):
+            self._check(raw.status if raw.status in (401, 403) else 200, raw.data, "get", Resource("version"), "")
+            raise UserError(
+                f"{self.host} answers, but is no Kubernetes API server (HTTP {raw.status}: {_message(raw.data)[:80]})",
+                "Correct the server's address in the kubeconfig",
+            ) from None
 
     def watch(self, resource: Resource, version: str, selector: str = "", fields: str = "") -> Iterator[Object]:
         """Changes after `version` as {"type", "object"}, until the server ends it; raises Gone, Passing, UserError."""
@@ -214,6 +220,11 @@ class Cluster:
             raise Passing(f"HTTP {status}: {said}")
         if status == 401:
             raise UserError(f"{self.host} refuses the credentials", "Log in again, or correct the kubeconfig's user")
+        if status == 403 and 'User "system:anonymous"' in said:
+            raise UserError(
+                f"{self.host} takes you for nobody: the kubeconfig's user gives no credentials",
+                "Log in again, or correct the user's token, certificate or exec command in the kubeconfig",
+            )
         if status == 403 and " cannot " not in said:  # who may do it was asked before: this is admission
             raise UserError(f"{what} is refused: {said}", _admission_remedy(said))
         if status == 403:

@@ -28,6 +28,7 @@ def connect(namespace: str | None = None, context: str | None = None) -> Cluster
         else:
             if not any(Path(path).exists() for path in kubeconfig().split(os.pathsep)):
                 raise FileNotFoundError("it does not exist")
+            _check_context(context)
             config.load_kube_config(kubeconfig(), context=context, client_configuration=settings)
             own = _context_namespace(context)
     except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -67,6 +68,16 @@ def _root(error: HanforgeError) -> str:
     with suppress(AttributeError, IndexError):
         return str(cause.args[-1]).split("object at")[-1].split(": ", 1)[-1]
     return str(cause)
+
+
+def _check_context(context: str | None) -> None:
+    from kubernetes import config
+
+    if context is None:
+        return
+    names = [str(item["name"]) for item in config.list_kube_config_contexts(kubeconfig())[0]]
+    if context not in names:
+        raise UserError(f"the kubeconfig {kubeconfig()!r} has no context {context!r}", f"It has: {', '.join(names)}")
 
 
 def _context_namespace(context: str | None) -> str:

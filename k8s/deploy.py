@@ -94,6 +94,12 @@ def jobs_of(objects: list[Object]) -> list[Object]:
     return [job for job in held if job.get("kind") in ("Job", "JobSet")]
 
 
+def run_of(objects: list[Object]) -> str:
+    """The id of the run that a rendered charts/hanforge is about."""
+    held = (item["data"]["chain.json"] for item in objects if "chain.json" in (item.get("data") or {}))
+    return str(json.loads(next(held))["run"])
+
+
 def pods_of(objects: list[Object]) -> dict[str, Object]:
     """Each pod's spec by what it is: a stage's name, "driver", or a Deployment's name."""
     out: dict[str, Object] = {}
@@ -126,11 +132,12 @@ def _permissions(cluster: Cluster, objects: list[Object]) -> Iterator[UserError]
     for verb, resource in sorted(wanted, key=str):
         if not cluster.allowed(verb, resource):
             refused.setdefault(resource, []).append(verb)
-    for resource, verbs in refused.items():
-        why = " (Helm keeps its record there)" if resource == SECRETS else ""
+    if refused:
+        lacking = [f"{', '.join(verbs)} {resource}" for resource, verbs in refused.items()]
+        helms = " (Helm keeps its record in secrets)" if SECRETS in refused else ""
         yield UserError(
-            f"you may not {', '.join(verbs)} {resource} in namespace {cluster.namespace!r}{why}",
-            f"Ask for a Role there with verbs {verbs} on {str(resource)!r}, or name another namespace",
+            f"you may not in namespace {cluster.namespace!r}: {'; '.join(lacking)}{helms}",
+            "Ask for a Role there with these verbs on these resources, or name another namespace",
         )
 
 
@@ -143,9 +150,10 @@ def _referred(cluster: Cluster, pods: dict[str, Object], notes: list[str]) -> It
         for name, who in names.items():
             if cluster.get(resource, name) is None:
                 one = "Secret" if resource == SECRETS else "PersistentVolumeClaim"
+                how = f" (kubectl create secret generic {name} --namespace {cluster.namespace} --from-env-file=FILE)"
                 yield UserError(
                     f"{one} {name!r} does not exist in namespace {cluster.namespace!r}; {who} needs it",
-                    "Create it there, or correct its name in the values",
+                    f"Create it there{how if resource == SECRETS else ''}, or correct its name in the values",
                 )
 
 

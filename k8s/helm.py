@@ -17,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from k8s.client import Object
 from k8s.connection import kubeconfig
 from pipeline.errors import Trouble, UserError
+from pipeline.recipe.models import nearest
 from pipeline.recipe.profiles import laid_over as laid_over
 
 Values = dict[str, Any]
@@ -30,15 +31,21 @@ def read_values(paths: list[str]) -> Values:
         try:
             read = YAML(typ="safe").load(Path(path).read_text("utf-8")) or {}
         except (OSError, UnicodeDecodeError, YAMLError) as error:
-            raise UserError(f"values file {path!r} cannot be read: {' '.join(str(error).split())}") from error
+            words = " ".join(str(error).split())
+            raise UserError(f"values file {path!r} cannot be read: {words}", "Correct it, or name another") from error
         if not isinstance(read, dict):
-            raise UserError(f"values file {path!r} is no mapping of values")
+            what = f"values file {path!r} holds no mapping of values but {type(read).__name__}"
+            raise UserError(what, "Write values as KEY: VALUE (docs/charts.md lists all of them)")
         out = laid_over(out, read)
     return out
 
 
 def rendered(chart: Path, release: str, namespace: str, values: Values) -> list[Object]:
     """Every object of the chart with these values; UserError with what the chart or its schema refuses."""
+    if not re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", release):
+        fitting = re.sub("[^a-z0-9]+", "-", release.lower()).strip("-") or "NAME"
+        what = f"release name {release!r} is none: lower-case letters, digits and dashes, a letter or digit at each end"
+        raise UserError(what, f"Name it otherwise: --release {fitting}")
     if _binary() is None:
         text = "\n---\n".join(_packaged_render(chart, release, namespace, values).values())
     else:
@@ -115,10 +122,40 @@ def _package() -> Any:
 
 
 def _refused(said: str) -> UserError:
-    """Helm's sentence without the path through its templates."""
+    """Helm's sentence without the path through its templates, or what the chart's schema refuses, in words."""
     found = re.search(r"error calling fail: (.+)", said, re.S) or re.search(
         r"execution error at \([^)]*\): (.+)", said, re.S
     )
     text = " ".join((found.group(1) if found else said).split())
-    remedy = "Give a shorter one: --release NAME" if "release name" in text else "Correct the values"
-    return UserError(f"Helm refuses: {text}", remedy)
+    if " is too long: " in text:
+        return UserError(text.partition(" Choose ")[0], "Give a shorter one: --release NAME")
+    refused = _of_schema(text)
+    what = f"values: {'; '.join(refused)}" if refused else f"Helm refuses: {text}"
+    return UserError(what, "Correct the values (docs/charts.md lists all of them)")
+
+
+def _of_schema(text: str) -> list[str]:
+    """What a closed schema refuses: each key with its place, and the nearest right one where it is unknown.
+
+    Example: "- at '/store': additional properties 'uri' not allowed - at '': invalid propertyName 'uri' - at '':
+    value must be one of 'secret', 'url'" -> ["unknown key 'store.uri'; did you mean 'url'?"]
+    """
+    out: list[str] = []
+    place = unknown = ""
+    for at, words in re.findall(r"- at '([^']*)': (.+?)(?= - at '|$)", text):
+        names = re.findall(r"'([^']+)'", words)
+        if words.startswith("additional properties"):
+            place = at
+        elif words.startswith("invalid propertyName"):
+            unknown = names[0]
+        elif unknown:
+            out.append(f"unknown key {_dotted(place, unknown)!r}; {nearest(unknown, names)}")
+            unknown = ""
+        else:
+            out.append(f"{_dotted(at)}: {words}")
+    return out
+
+
+def _dotted(place: str, key: str = "") -> str:
+    """Example: "/stages/phase1", "memry" -> "stages.phase1.memry" """
+    return ".".join(part for part in (*place.split("/"), key) if part)

@@ -4,6 +4,7 @@ Only looks, and only where the run's events say that a release works on it. A cl
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from k8s import nodes
@@ -11,7 +12,7 @@ from k8s.client import JOBS, NODES, PODS, Cluster, Object
 from k8s.connection import connect
 from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations
 from k8s.why import explain
-from pipeline.errors import HanforgeError
+from pipeline.errors import GateRefused, HanforgeError
 from pipeline.store.events import Event
 from pipeline.store.retry import patience
 
@@ -65,27 +66,31 @@ def release_reasons(cluster: Cluster, release: str) -> list[str]:
     """Why a release is not further, from the cluster alone: for one whose run the store does not know yet."""
     found = look(cluster, f"{RELEASE}={release}", set())
     again = f"hanforge retry {release} --namespace {cluster.namespace}"
-    out = [
-        f"{stage or 'driver'}: {told[0].rstrip('.')}. {told[1]}"
-        for stage in dict.fromkeys(event.stage for event in found.seen)
-        if (
-            told := explain([event for event in found.seen if event.stage == stage], again) or _last_words(found, stage)
-        )
-    ]
+    stages = dict.fromkeys(event.stage for event in found.seen if event.stage != DRIVER)
+    out = [reason for reason in (driver_reason(found, again, stages),) if reason]
+    for stage in stages:
+        mine = [event for event in found.seen if event.stage == stage]
+        told = explain(mine, again) or _last_words(mine, again)
+        if told:
+            out.append(f"{stage}: {told[0].rstrip('.')}. {told[1]}")
     states = [f"{stage or 'driver'}: {words}" for stage, words in found.pods.items()]
     return out or states or [f"namespace {cluster.namespace!r} shows nothing of release {release!r}: no pods, no Jobs"]
 
 
-def _last_words(found: Live, stage: str) -> tuple[str, str] | None:
+def driver_reason(found: Live, again: str, stages: Iterable[str]) -> str:
+    """Why the driver itself does not work; "" when it does, or when it ended as one of the `stages` did."""
+    mine = [event for event in found.seen if event.stage == DRIVER]
+    told = explain(mine, again) or _last_words(mine, again)
+    refused = any(event.facts.get("container_exit_code") == GateRefused.exit_code for event in mine)
+    if told is None or refused or told[0].startswith(tuple(f"{stage}: " for stage in stages)):
+        return ""
+    return f"driver: {told[0].rstrip('.')}. {told[1]}"
+
+
+def _last_words(mine: list[Event], again: str) -> tuple[str, str] | None:
     """What a container said as it ended badly."""
-    ended = [event for event in found.seen if event.stage == stage and event.facts.get("container_exit_code")]
-    return (ended[-1].message, "Mend it, then deploy again") if ended and ended[-1].message else None
-
-
-def driver_reason(found: Live, again: str) -> str:
-    """Why the driver itself does not work, "" when it does."""
-    told = explain([event for event in found.seen if event.stage == DRIVER], again) or _last_words(found, DRIVER)
-    return f"driver: {told[0].rstrip('.')}. {told[1]}" if told else ""
+    ended = [event for event in mine if event.facts.get("container_exit_code") and event.message]
+    return (ended[-1].message.removeprefix("driver: "), f"Then: {again}") if ended else None
 
 
 def _words(pods: list[Object], jobs: list[Object]) -> dict[str, str]:

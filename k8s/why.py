@@ -17,12 +17,18 @@ def explain(mine: list[Event], again: str) -> Sentence | None:
     `mine`: one stage's events, oldest first; `again`: the command that starts the chain again.
     """
     spoke = max((event.time for event in mine if event.what in ("started", "ended")), default=0.0)
-    for event in reversed(mine):
-        if event.what in ("observed", "noted") and event.time >= spoke:
-            tell = REASONS.get(str(event.facts.get("reason", "")))
-            if tell is not None:
-                return tell(event, again)
-    return None
+    told = [
+        event
+        for event in mine
+        if event.what in ("observed", "noted") and event.time >= spoke and event.facts.get("reason", "") in REASONS
+    ]
+    if not told:
+        return None
+    last = told[-1]
+    if REASONS[last.facts["reason"]] is _lost:  # of a pod that never ran: what held it, if that is known
+        held = [event for event in told if event.worker == last.worker and REASONS[event.facts["reason"]] is not _lost]
+        last = held[-1] if held else last
+    return REASONS[last.facts["reason"]](last, again)
 
 
 def _killed(event: Event, again: str) -> Sentence:

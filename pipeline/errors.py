@@ -14,7 +14,8 @@ class HanforgeError(Exception):
     def __init__(self, what: str, remedy: str = "") -> None:
         self.what = what
         self.remedy = remedy
-        super().__init__(f"{what.rstrip('.')}. {remedy}".strip() if remedy else what)
+        ended = what if what.endswith(("?", "!")) else f"{what.rstrip('.')}."
+        super().__init__(f"{ended} {remedy}" if remedy else what)
 
 
 class UserError(HanforgeError):

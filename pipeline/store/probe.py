@@ -2,13 +2,13 @@
 
 import logging
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import Trouble, UserError
 from pipeline.store.objects import Store
-from pipeline.store.retry import causes, is_passing, refusal, retried
+from pipeline.store.retry import causes, is_passing, patience, refusal, retried
 
 LOG = logging.getLogger(__name__)
 
@@ -36,6 +36,18 @@ def open_store(url: str) -> Store:
         )
     store.delete(key)
     return store
+
+
+@contextmanager
+def looking(seconds: float) -> Iterator[None]:
+    """For somebody who waits at a terminal: no call is retried for longer, and refused credentials are UserError."""
+    try:
+        with patience(seconds):
+            yield
+    except Trouble as error:
+        if error.__cause__ is not None and refusal(error.__cause__):
+            raise UserError(error.what, error.remedy) from error
+        raise
 
 
 def attempt(store: Store, call: Callable[[], Any]) -> Any:
