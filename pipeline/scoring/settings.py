@@ -98,7 +98,9 @@ class EvaluateSettings(StageSettings):
     chinese: ChineseRule = Field(default=ChineseRule(), description="When an answer counts as Chinese.")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    judge: JudgeSettings | None = None
+    judge: JudgeSettings | None = Field(
+        default=None, description="A second model that marks grammar and naturalness of the answers; null: nobody does."
+    )
     engine: EngineSettings = Field(default=EngineSettings(), description="The vLLM that the stage starts itself.")
     served_model_name: str = Field(default="model", description="The name under which vLLM serves the model.")
     endpoint: Endpoint = Field(
