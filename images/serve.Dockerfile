@@ -55,6 +55,9 @@ RUN mkdir /pins && case ${ENGINE} in \
     cpu) cp /serve-cpu.txt /pins/serve.txt ;; \
     *) echo "ENGINE=${ENGINE}: gpu or cpu" >&2; exit 2 ;; esac
 
+FROM ${BASE} AS told
+COPY --from=wheel /source/pipeline/engine/class_infos.py /told/
+
 FROM shared
 # libnuma: vLLM's kernels for the CPU are linked against it.
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libnuma1 >/dev/null \
@@ -63,11 +66,16 @@ RUN --mount=type=bind,from=tools,source=/tools,target=/mnt --mount=type=bind,fro
     --mount=type=cache,target=/root/.cache/uv --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt VIRTUAL_ENV=/opt/hanforge UV_LINK_MODE=copy \
     /mnt/uv pip install --quiet --compile-bytecode --no-deps --requirements /media/serve.txt
+# What each new pod's vLLM would find out of a model's class in 20 s (pipeline/engine/class_infos.py).
+RUN --mount=type=bind,from=told,source=/told,target=/media \
+    mkdir /opt/hanforge/vllm && VLLM_CACHE_ROOT=/opt/hanforge/vllm HOME=/tmp/home /opt/hanforge/bin/python -P /media/class_infos.py >/dev/null \
+    && chmod -R a+rX /opt/hanforge/vllm && rm -rf /tmp/*
 RUN --mount=type=bind,from=tools,source=/tools,target=/mnt --mount=type=bind,from=wheel,source=/wheel,target=/media \
     export VIRTUAL_ENV=/opt/hanforge UV_LINK_MODE=copy \
     && /mnt/uv pip install --quiet --no-cache --offline --compile-bytecode --no-deps /media/*.whl
 # Compiled kernels go under HOME and TMPDIR: in a pod both are emptyDirs.
 ENV PATH=/opt/hanforge/bin:$PATH HOME=/home/hanforge USER=hanforge LANG=C.UTF-8 CC=gcc CXX=g++ \
+    HANFORGE_VLLM_CACHE=/opt/hanforge/vllm \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1
 
 ARG VERSION=0.1.0

@@ -1,5 +1,6 @@
 """Commands that take a MODEL: fetch, engine, chat, lineage, promote."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,12 @@ def engine(
     promotion: Annotated[
         int | None, typer.Option(envvar="HANFORGE_PROMOTION", help="Serve this promotion, not the highest.")
     ] = None,
+    leaving: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="HANFORGE_LEAVING", help="Once this file is there, kept connections close after their next answer."
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the command and end.")] = False,
 ) -> None:
     """Serve a model with vLLM in this process; refuses what vLLM cannot load, with the reason, before it starts."""
@@ -66,7 +73,8 @@ def engine(
 
     opened = open_store(store)
     chosen, name = settings_from(opened, for_stage, settings)
-    launch = Launch.of(served(opened, model, for_stage, promotion), chosen, served_model_name or name, host, port)
+    wanted = served(opened, model, for_stage, promotion)
+    launch = Launch.of(wanted, chosen, served_model_name or name, host, port, leaving)
     if show:
         typer.echo(launch.line())
     else:

@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from pipeline.engine import class_infos
 from pipeline.engine.adapter import base_of, is_adapter, lora_arguments
+from pipeline.engine.leaving import Leaving
 from pipeline.engine.loadable import check_loadable
 from pipeline.engine.server import command, environment
 from pipeline.engine.settings import EngineSettings
@@ -27,15 +29,25 @@ class Launch:
 
     words: list[str]
     variables: dict[str, str]
+    leaving: Path | None = None
 
     @classmethod
-    def of(cls, model: "Served", settings: EngineSettings, name: str, host: str, port: int) -> "Launch":
-        """Check that vLLM can load a checkpoint's folder; UserError with the reason when not."""
+    def of(
+        cls, model: "Served", settings: EngineSettings, name: str, host: str, port: int, leaving: Path | None = None
+    ) -> "Launch":
+        """Check that vLLM can load a checkpoint's folder; UserError with the reason when not.
+
+        Once the file `leaving` exists, clients that keep their connections are sent away one by one.
+        """
         check_loadable(model.folder, settings)
         lora = lora_arguments(model.adapter, name) if model.adapter is not None else []
         served = f"{name}-base" if lora else name
         words = command(model.folder, settings, served_name=served, host=host, port=port)
-        return cls([*words, *lora], environment(settings))
+        if leaving is None:
+            return cls([*words, *lora], environment(settings))
+        words += ["--middleware", f"{Leaving.__module__}.{Leaving.__qualname__}"]
+        told = {"HANFORGE_LEAVING": str(leaving), "HANFORGE_SERVES": model.label}
+        return cls([*words, *lora], environment(settings) | told, leaving)
 
     def line(self) -> str:
         """The command as one line for a shell."""
@@ -45,15 +57,19 @@ class Launch:
 
     def execute(self) -> NoReturn:
         """Replace this process by the server, which then gets the signals itself."""
+        class_infos.lay_out()
+        if self.leaving is not None:
+            self.leaving.unlink(missing_ok=True)  # of the container that ran before in this pod
         os.execvpe(self.words[0], self.words, {**os.environ, **self.variables})
 
 
 @dataclass(frozen=True)
 class Served:
-    """Local folders: a checkpoint, and the adapter over it where that is what is served."""
+    """Local folders: a checkpoint, and the adapter over it where that is what is served; `label` says whose."""
 
     folder: Path
     adapter: Path | None = None
+    label: str = ""
 
 
 def served(store: Store, model: str | None, stage: str | None, promotion: int | None = None) -> Served:
@@ -64,7 +80,9 @@ def served(store: Store, model: str | None, stage: str | None, promotion: int | 
     if model is not None:
         named = named_model(store, model, promotion)
         folder = named.path()
-        return Served(base_of(store, named, folder), folder) if is_adapter(folder) else Served(folder)
+        if is_adapter(folder):
+            return Served(base_of(store, named, folder), folder, named.label)
+        return Served(folder, label=named.label)
     if stage is None:
         raise UserError("neither a MODEL nor --for is given", "Name what is to be served")
     run, _, name = stage.rpartition(":")
@@ -72,7 +90,7 @@ def served(store: Store, model: str | None, stage: str | None, promotion: int | 
     reference = asking.settings.teacher.model if asking.settings.kind == "augment" else asking.settings.model
     if reference is None:
         raise UserError(f"--for {stage!r}: its teacher has no model, only an endpoint", "Name the MODEL")
-    return Served(asking.model_path(reference))
+    return Served(asking.model_path(reference), label=stage)
 
 
 def settings_from(store: Store, stage: str | None, text: str | None) -> tuple[EngineSettings, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import orjson
 
+from pipeline.engine import class_infos
 from pipeline.engine.loadable import Backend, backend, check_loadable
 from pipeline.engine.protocol import Endpoint
 from pipeline.engine.settings import EngineSettings
@@ -140,6 +141,7 @@ def serving(
     words = command(model, settings, served_name=served_name, host=host, port=port)
     log.parent.mkdir(parents=True, exist_ok=True)
     LOG.info("starting vLLM on %s, log in %s", model, log)
+    class_infos.lay_out()
     with log.open("wb") as output:
         process = subprocess.Popen(
             words,

@@ -60,15 +60,16 @@ def test_settings_reach_vllm_as_they_are() -> None:
 
 
 def test_probes_and_drain_fit_the_times() -> None:
-    found = container({"startupSeconds": 1802, "gracePeriodSeconds": 100, "drainSeconds": 5})
+    found = container({"startupSeconds": 1802, "gracePeriodSeconds": 100, "takeoverSeconds": 50, "drainSeconds": 5})
     startup = found["startupProbe"]
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 1802
-    assert found["readinessProbe"]["exec"]["command"][2:] == [
-        "/etc/hanforge-serve/ready.py",
-        "http://127.0.0.1:8000",
-        "hanforge",
-    ]
-    assert found["lifecycle"]["preStop"]["exec"]["command"][-2:] == ["5", "85"]
+    ready, leaving = found["readinessProbe"]["exec"]["command"], "/tmp/leaving"
+    assert ready[2:] == ["/etc/hanforge-serve/ready.py", "http://127.0.0.1:8000", "hanforge", leaving]
+    drain = found["lifecycle"]["preStop"]["exec"]["command"]
+    assert drain[3:] == ["http://127.0.0.1:8000", "http://demo-serve:8000", leaving, "50", "5", "85"]
+    assert {"name": "HANFORGE_LEAVING", "value": leaving} in found["env"]
+    alone = container({"rollout": {"maxSurge": 0, "maxUnavailable": 1}})
+    assert alone["lifecycle"]["preStop"]["exec"]["command"][-3] == "0"  # there is no room for another
     deployment = one(served({"startupSeconds": 1802}), "Deployment")["spec"]
     assert deployment["progressDeadlineSeconds"] > 1802
     assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

@@ -1,16 +1,41 @@
-"""preStop: wait until everybody knows that this pod ends, then until no request runs or waits; SIGTERM comes after.
+"""preStop: first another pod must answer in this one's place, then everybody must know, then the last answer must end.
 
-Kubernetes takes the pod out of its Service at the same moment as it starts this, and proxies hear of it a little later.
+Kubernetes takes a pod that ends out of its Service while another is ready; the only one still gets what is asked, and
+that is what keeps a single replica without a gap. SIGTERM comes when this returns.
 """
 
 import re
+import socket
 import sys
 import time
+import urllib.error
 import urllib.request
+from pathlib import Path
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
 LOOK_SECONDS = 1.0
+
+
+def is_alive(root: str) -> bool:
+    """Whether this pod's own server answers: one that never came up, or hangs, is not waited for."""
+    try:
+        with OPENER.open(f"{root}/health", timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def is_replaced(service: str) -> bool:
+    """Whether the Service answers by a pod that stays; also when there is no Service any more, so that nobody asks."""
+    try:
+        with OPENER.open(f"{service}/health", timeout=5) as response:
+            return "x-hanforge-leaving" not in response.headers
+    except urllib.error.HTTPError:
+        return False
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        return isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
 
 
 def in_flight(root: str) -> float:
@@ -22,15 +47,25 @@ def in_flight(root: str) -> float:
         return 0
 
 
-def main(root: str, settle_seconds: float, longest_seconds: float) -> None:
-    """Return when it has been idle for two looks in a row, or after `longest_seconds`."""
+def main(root: str, service: str, leaving: Path, takeover: float, settle: float, longest: float) -> None:
+    """Return when it is replaced and idle, or `longest` seconds are over.
+
+    `takeover` is how long it waits for another pod, `settle` how long for everybody to know of that one. The file
+    `leaving` has the server close kept connections; once it says "closed", ready.py says that nobody shall come.
+    """
+    if not is_alive(root):
+        return
     began = time.monotonic()
-    time.sleep(settle_seconds)
-    idle = 0
-    while idle < 2 and time.monotonic() - began < longest_seconds:
-        idle = idle + 1 if in_flight(root) == 0 else 0
+    leaving.write_text("open")
+    while time.monotonic() - began < takeover and not is_replaced(service):
         time.sleep(LOOK_SECONDS)
+    time.sleep(settle)
+    leaving.write_text("closed")
+    idle = 0
+    while time.monotonic() - began < longest and idle < 2:
+        time.sleep(LOOK_SECONDS)
+        idle = idle + 1 if in_flight(root) == 0 else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -1,9 +1,10 @@
-"""Readiness: /health answers, and /v1/models names what is served. A server can be up without."""
+"""Readiness: /health answers, /v1/models names what is served, and the pod is not about to end."""
 
 import json
 import os
 import sys
 import urllib.request
+from pathlib import Path
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to ourselves
 
@@ -16,8 +17,11 @@ def get(url: str) -> bytes:
         return bytes(response.read())
 
 
-def main(root: str, name: str) -> int:
-    """0 when the server at `root` is ready and serves `name`."""
+def main(root: str, name: str, leaving: Path) -> int:
+    """0 when the server at `root` serves `name`, and drain.py has not written into `leaving` that it takes no more."""
+    if leaving.exists() and leaving.read_text() == "closed":
+        print("not ready: this pod ends", file=sys.stderr)
+        return 1
     try:
         get(f"{root}/health")
         served = [model["id"] for model in json.loads(get(f"{root}/v1/models"))["data"]]
@@ -30,4 +34,4 @@ def main(root: str, name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))

@@ -21,8 +21,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- fail (printf "%s holds a user or password. Put credentials into a Secret and name it in store.secret" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- if le (int .Values.gracePeriodSeconds) (add (int .Values.drainSeconds) 15) -}}
-{{- fail (printf "gracePeriodSeconds %d leaves no time to answer after drainSeconds %d and 15 for the end. Raise it" (int .Values.gracePeriodSeconds) (int .Values.drainSeconds)) -}}
+{{- if le (int .Values.gracePeriodSeconds) (add (int .Values.takeoverSeconds) (int .Values.drainSeconds) 15) -}}
+{{- fail (printf "gracePeriodSeconds %d leaves no time to answer after takeoverSeconds %d, drainSeconds %d and 15 for the end. Raise it" (int .Values.gracePeriodSeconds) (int .Values.takeoverSeconds) (int .Values.drainSeconds)) -}}
 {{- end -}}
 {{- if and (eq .Values.autoscaling.by "keda") (not .Values.autoscaling.prometheus) -}}
 {{- fail "autoscaling.prometheus is not set. KEDA needs the address of the Prometheus that it asks, e.g. http://prometheus.monitoring:9090" -}}
