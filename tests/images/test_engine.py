@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from images import engine
+from images import build, engine
 
 IMAGE = os.environ.get("HANFORGE_DATA_IMAGE", "hanforge-data:latest")
 UID, GID = 12345, 12346
@@ -64,14 +64,23 @@ def test_alone_it_prints_help(docker: str) -> None:
 
 def test_it_runs_as_a_known_user_without_torch_or_compiler(docker: str) -> None:
     script = (
-        "import importlib.util as u, os, pwd, shutil\n"
-        "import kubernetes.client, pyarrow.parquet, s3fs, tokenizers, zstandard\n"
+        "import importlib.util as u, io, os, pwd, shutil\n"
+        "import hf_xet, kubernetes.config, pyarrow.parquet as parquet, s3fs, tokenizers, zstandard\n"
+        "from kubernetes.client import ApiClient\n"
         "from pipeline.text.compiled import has_row_reader\n"
+        "ApiClient()\n"
+        "parquet.write_table(parquet.core.pa.table({'rows': [[{'a': '가'}]]}), file := io.BytesIO(), compression='zstd')\n"
+        "assert next(parquet.ParquetFile(file).iter_batches()).to_pylist() == [{'rows': [{'a': '가'}]}]\n"
         "print(pwd.getpwuid(os.getuid()).pw_name, has_row_reader(), u.find_spec('torch'), os.getpid(),\n"
         "      [c for c in ('gcc', 'cc', 'clang', 'uv', 'pip', 'strip') if shutil.which(c)])\n"
     )
     done = ran(docker, "--entrypoint", "python", "--read-only", "--cap-drop=ALL", IMAGE, "-c", script)
     assert done.stdout.split(maxsplit=4) == ["hanforge", "True", "None", "1", "[]\n"], done.stderr
+
+
+def test_it_is_under_200_mb_over_its_base(docker: str) -> None:
+    sizes = [size for group, size in build.layers(docker, IMAGE) if group != "base"]
+    assert sum(sizes) < 200e6
 
 
 def test_layers_hold_no_certificate_of_this_machine_and_no_mount(docker: str, tmp_path: Path) -> None:
