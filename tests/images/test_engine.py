@@ -65,12 +65,14 @@ def test_alone_it_prints_help(docker: str) -> None:
 def test_it_runs_as_a_known_user_without_torch_or_compiler(docker: str) -> None:
     script = (
         "import importlib.util as u, io, os, pwd, shutil\n"
-        "import hf_xet, kubernetes.config, pyarrow.parquet as parquet, s3fs, tokenizers, zstandard\n"
+        "import kubernetes.config, pyarrow, s3fs, tokenizers, zstandard\n"
         "from kubernetes.client import ApiClient\n"
+        "from pyarrow import parquet\n"
         "from pipeline.text.compiled import has_row_reader\n"
         "ApiClient()\n"
-        "parquet.write_table(parquet.core.pa.table({'rows': [[{'a': '가'}]]}), file := io.BytesIO(), compression='zstd')\n"
-        "assert next(parquet.ParquetFile(file).iter_batches()).to_pylist() == [{'rows': [{'a': '가'}]}]\n"
+        "rows, file = [{'turns': [{'role': '사용자'}]}], io.BytesIO()\n"
+        "parquet.write_table(pyarrow.Table.from_pylist(rows), file, compression='zstd')\n"
+        "assert next(parquet.ParquetFile(file).iter_batches()).to_pylist() == rows\n"
         "print(pwd.getpwuid(os.getuid()).pw_name, has_row_reader(), u.find_spec('torch'), os.getpid(),\n"
         "      [c for c in ('gcc', 'cc', 'clang', 'uv', 'pip', 'strip') if shutil.which(c)])\n"
     )
