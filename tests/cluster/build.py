@@ -1,52 +1,54 @@
-"""Builds the cluster's programs from pinned Go modules, once, into a folder keyed by what they are made of.
+"""Builds the cluster's programs from pinned Go modules, once, into folders keyed by what they are made of.
 
 `go/` pins Kubernetes, etcd and CoreDNS (go.mod, go.sum). JobSet is built in its own module, Argo Workflows in a copy
 of its own, whose zip lacks one symbolic link. Binaries and images are never part of the repository.
 """
 
 import hashlib
-import json
-import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.cluster import golang
 from tests.cluster.errors import Unavailable
 from tests.cluster.image import is_static, scratch_image
 from tests.cluster.layout import ARGO, CACHE, JOBSET, KUBERNETES, SOURCES
 
-PROGRAMS = (
-    "./etcd",
-    "./coredns",
-    "./gpus",
-    "./pause",
-    "./ask",
-    "k8s.io/kubernetes/cmd/kube-apiserver",
-    "k8s.io/kubernetes/cmd/kube-controller-manager",
-    "k8s.io/kubernetes/cmd/kube-scheduler",
-    "k8s.io/kubernetes/cmd/kubelet",
-    "k8s.io/kubernetes/cmd/kube-proxy",
-)
-ARGO_PROGRAMS = ("./cmd/workflow-controller", "./cmd/argoexec")
-ARGO_MODULE = f"github.com/argoproj/argo-workflows/v3@{ARGO}"
-JOBSET_MODULE = f"sigs.k8s.io/jobset@{JOBSET}"
+PINNED = tuple(SOURCES / name for name in ("go.mod", "go.sum", "tools.go", "etcd/main.go", "coredns/main.go"))
 PAUSE_IMAGE = "hanforge.test/pause:1"
 ARGOEXEC_IMAGE = f"hanforge.test/argoexec:{ARGO}"
 BUSYBOX_IMAGE = "hanforge.test/busybox:1"
 USERS = b"root:x:0:0:root:/:/bin/false\nnonroot:x:8737:8737:nonroot:/tmp:/bin/false\n"
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is built together, and again only when what decides it changes: its version and some sources."""
+
+    name: str
+    make: Callable[[Path], None]  # fills a folder, each file at its place in the finished one
+    version: str = ""
+    sources: tuple[Path, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies once it is built, named by what decides it."""
+        digest = hashlib.sha256(self.version.encode())
+        for path in self.sources:
+            digest.update(path.read_bytes())
+        return CACHE / "parts" / f"{self.name}-{digest.hexdigest()[:10]}"
+
+
 def folder() -> Path:
-    """Where this version's programs lie: bin/, argo/, jobset/, images/, definitions; named by all that decides them."""
-    digest = hashlib.sha256(f"{ARGO} {JOBSET} {PROGRAMS}".encode())
-    for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
-        digest.update(path.read_bytes())
-    return CACHE / f"{KUBERNETES}-{digest.hexdigest()[:10]}"
+    """Where this version lies: bin/, argo/, jobset/, images/, definitions. It shares its programs' files with parts."""
+    names = " ".join(part.folder.name for part in PARTS)
+    return CACHE / f"{KUBERNETES}-{hashlib.sha256(names.encode()).hexdigest()[:10]}"
 
 
 def built() -> bool:
@@ -60,72 +62,58 @@ def build() -> Path:
     if built():
         return target
     started = time.monotonic()
-    target.mkdir(parents=True, exist_ok=True)
-    version = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
-    _go_build(SOURCES, PROGRAMS, target / "bin", version)
-    _build_argo(target)
-    _build_jobset(target)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for part in PARTS:
+        if not part.folder.exists():
+            _make(part)
+        subprocess.run(["cp", "-al", f"{part.folder}/.", target], check=True)
     _write_images(target)
     (target / "complete").touch()
     print(f"cluster-up: built in {time.monotonic() - started:.0f} s into {target}", flush=True)
     return target
 
 
-def _go_build(directory: Path, packages: Sequence[str], target: Path, flags: str) -> None:
-    """Build packages into the folder `target`, each under its last name."""
-    if target.exists():
-        return
-    print(f"cluster-up: go build {' '.join(package.split('/')[-1] for package in packages)}", flush=True)
-    unfinished = target.with_suffix(".unfinished")
+def _make(part: Part) -> None:
+    unfinished = part.folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    _go(["build", "-o", f"{unfinished}/", "-ldflags", flags, *packages], directory, {"CGO_ENABLED": "0"})
-    unfinished.rename(target)
+    unfinished.mkdir(parents=True)
+    part.make(unfinished)
+    unfinished.rename(part.folder)
+    golang.forget()
 
 
-def _go(arguments: Sequence[str], directory: Path, environment: Mapping[str, str] = {}) -> str:
-    flags = f"{os.environ.get('GOFLAGS', '')} -buildvcs=false".strip()
-    done = subprocess.run(
-        ["go", *arguments], cwd=directory, env={**os.environ, "GOFLAGS": flags, **environment},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        last = " / ".join(done.stderr.strip().splitlines()[-3:])
-        raise Unavailable(f"`go {' '.join(arguments)}` in {directory} failed: {last}")
-    return done.stdout
+def _kubernetes(target: Path) -> None:
+    """etcd, CoreDNS and Kubernetes' own programs."""
+    names = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+    packages = ["./etcd", "./coredns", *(f"k8s.io/kubernetes/cmd/{name}" for name in names)]
+    golang.build(SOURCES, packages, target / "bin", {"k8s.io/component-base/version.gitVersion": KUBERNETES})
 
 
-def _module(name: str) -> Path:
-    """The folder of a module, NAME@VERSION, in Go's module cache."""
-    return Path(json.loads(_go(["mod", "download", "-json", name], CACHE))["Dir"])
+def _tools(target: Path) -> None:
+    """Programs of this repository."""
+    golang.build(SOURCES, ["./gpus", "./pause", "./ask"], target / "bin", {})
 
 
-def _build_argo(target: Path) -> None:
+def _argo(target: Path) -> None:
     """Argo's controller, executor and CRDs, from a copy of its module, whose zip drops signal_linux.go, a link."""
-    if (target / "crds.yaml").exists():
-        return
-    module = _module(ARGO_MODULE)
-    copy = target / "argo-source"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(module, copy, ignore=shutil.ignore_patterns("ui", "docs", "sdks", "examples"), copy_function=_copy)
-    for path in [copy, *copy.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
+    name = "github.com/argoproj/argo-workflows/v3"
+    copy = target / "source"
+    ignored = shutil.ignore_patterns("ui", "docs", "sdks", "examples")
+    shutil.copytree(golang.module(f"{name}@{ARGO}"), copy, ignore=ignored)
     system = copy / "workflow" / "executor" / "osspecific"
     shutil.copyfile(system / "signal_darwin.go", system / "signal_linux.go")
-    version = f"-s -w -X github.com/argoproj/argo-workflows/v3.version={ARGO}"
-    _go_build(copy, ARGO_PROGRAMS, target / "argo", version)
+    golang.build(copy, ["./cmd/workflow-controller", "./cmd/argoexec"], target / "argo", {f"{name}.version": ARGO})
     definitions = (copy / "manifests" / "base" / "crds" / "minimal").glob("argoproj.io_*.yaml")
     (target / "crds.yaml").write_text("---\n".join(path.read_text() for path in sorted(definitions)))
     shutil.rmtree(copy)
 
 
-def _build_jobset(target: Path) -> None:
+def _jobset(target: Path) -> None:
     """JobSet's controller, its CRD, and its webhooks with the module's own patches (which spare other pods)."""
-    if (target / "jobset.yaml").exists():
-        return
-    module = _module(JOBSET_MODULE)
-    version = f"-s -w -X sigs.k8s.io/jobset/pkg/version.GitVersion={JOBSET}"
-    _go_build(module, ("sigs.k8s.io/jobset",), target / "jobset", version)
+    name = "sigs.k8s.io/jobset"
+    module = golang.module(f"{name}@{JOBSET}")
+    golang.build(module, [name], target / "jobset", {f"{name}/pkg/version.GitVersion": JOBSET})
     components = module / "config" / "components"
     documents: list[Any] = list(yaml.safe_load_all((components / "webhook" / "manifests.yaml").read_text()))
     for item, kind in zip(documents, ("mutating", "validating"), strict=True):
@@ -137,15 +125,10 @@ def _build_jobset(target: Path) -> None:
     (target / "jobset.yaml").write_text(yaml.dump_all(documents, Dumper=yaml.CSafeDumper))
 
 
-def _copy(source: str, destination: str) -> str:
-    shutil.copyfile(source, destination)
-    return destination
-
-
 def _write_images(target: Path) -> None:
     """The images that the cluster itself needs: each a single layer over nothing."""
     images = target / "images"
-    images.mkdir(exist_ok=True)
+    images.mkdir()
     accounts: dict[str, Path | bytes] = {"etc/passwd": USERS}
     executor = {"bin/argoexec": target / "argo" / "argoexec", **accounts}
     scratch_image(images / "pause.tar", PAUSE_IMAGE, {"pause": target / "bin" / "pause"}, ["/pause"])
@@ -155,3 +138,11 @@ def _write_images(target: Path) -> None:
         raise Unavailable(f"{busybox} is not a static program: install the package busybox-static")
     shell = {"bin/busybox": busybox, "bin/ask": target / "bin" / "ask", **accounts}
     scratch_image(images / "busybox.tar", BUSYBOX_IMAGE, shell, [], 8737)
+
+
+PARTS = (
+    Part("kubernetes", _kubernetes, KUBERNETES, PINNED),
+    Part("tools", _tools, sources=tuple(sorted(path for path in SOURCES.rglob("*") if path.is_file()))),
+    Part("argo", _argo, ARGO),
+    Part("jobset", _jobset, JOBSET),
+)
