@@ -38,7 +38,7 @@ SMALLER = (
     "validate.limits.min_pass_rate=0.5",
     "phase1.max_steps=120",
     "phase1.save_steps=20",
-    "phase2.max_steps=120",
+    "phase2.max_steps=60",
     "phase2.save_steps=20",
 )
 LEASE_SECONDS = "10"  # how long a writer that was killed is waited for; 60 by default
