@@ -68,7 +68,7 @@ class Leg:
 
     def _placed(self) -> dict[str, Any]:
         near = {"node_labels": {"kubernetes.io/hostname": TORCH_NODE}}
-        data = {"precision": "fp32", "threads": 2, "host_cpus": 0.1, "host_memory_gib": 2}
+        data = {"precision": "fp32", "threads": 2, "host_cpus": 1, "host_memory_gib": 2}
         data["node_labels"] = {"kubernetes.io/hostname": DATA_NODE}
         return {
             "only": list(self.only),

@@ -52,14 +52,14 @@ def fresh_namespace(api: Api, secret: dict[str, str]) -> Iterator[Cluster]:
 
 def common_values(url: str) -> dict[str, Any]:
     """Values of the chart for the test cluster: every node is tainted, and no profile's real size is here."""
-    small = {"host_cpus": 0.1, "host_memory_gib": 3, "shm_gib": 0.1}
+    small = {"host_cpus": 1, "host_memory_gib": 3, "shm_gib": 0.1}
     return {
         "store": {"url": url, "secret": SECRET},
         "images": dict(IMAGES),
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "profiles": {
-            "cpu": {"host_cpus": 0.1, "host_memory_gib": 7},
-            "cpu-core": {"host_cpus": 0.1, "host_memory_gib": 3},
+            "cpu": {"host_memory_gib": 7},
+            "cpu-core": {"host_memory_gib": 3},
             **dict.fromkeys(GPU_PROFILES, small),
         },
         "engineSidecar": {"clientMemoryGib": 1},
