@@ -88,8 +88,9 @@ def of_docker(name: str, beside: Path) -> Image | None:
     if asked.returncode:
         raise Unavailable(f"docker has no image {name!r} to give: {asked.stderr.strip()}")
     (found,) = json.loads(asked.stdout)
-    data = found["GraphDriver"]["Data"] or {}
-    if found["GraphDriver"]["Name"] != "overlay2" or "UpperDir" not in data:
+    driver = found.get("GraphDriver") or {}
+    data = driver.get("Data") or {}
+    if driver.get("Name") != "overlay2" or "UpperDir" not in data:
         return None
     above = [Path(text) for text in (data["UpperDir"], *filter(None, data.get("LowerDir", "").split(":")))]
     database = above[0].parents[2] / "image" / "overlay2"
