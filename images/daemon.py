@@ -24,6 +24,8 @@ READY_SECONDS = 60
 
 def answers() -> bool:
     """Whether an engine is there to work with."""
+    if shutil.which("docker") is None:
+        return False
     return subprocess.run(["docker", "version"], capture_output=True, check=False).returncode == 0
 
 

@@ -16,7 +16,7 @@ from images import daemon
 from tests.acceptance import machine
 from tests.acceptance.steps import Failed, Steps
 
-TESTS = ("tests/cluster/test_cluster.py", "tests/k8s", "tests/acceptance")
+TESTS = ("tests/cluster/test_cluster.py", "tests/cluster/test_layers.py", "tests/k8s", "tests/acceptance")
 PYTHON = sys.executable
 
 

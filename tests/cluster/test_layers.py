@@ -1,12 +1,12 @@
 """Docker's layers on the nodes: linked, not copied, with what an image removed gone, and written by nobody."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from images import daemon
 from tests.cluster import build, layers, nodes, pods
 from tests.cluster.api import Api
 from tests.cluster.layout import NODES
@@ -25,7 +25,7 @@ USER 8737
 @pytest.fixture
 def image(cluster: Path, tmp_path: Path) -> Iterator[layers.Image]:
     """An image of docker whose last layer takes a file and a folder of the one below away."""
-    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
+    if not daemon.answers():
         pytest.skip("NO LAYERS: no docker engine answers; as root: python3 -m images.daemon start")
     subprocess.run(
         ["docker", "load", "-i", str(build.folder() / "images" / "busybox.tar")], check=True, capture_output=True
