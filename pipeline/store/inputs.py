@@ -65,7 +65,11 @@ class SourceFile:
         self._do("read", lambda filesystem, path: filesystem.get_file(path, str(target)))
         size = target.stat().st_size
         if size != self.bytes or (self.tag.startswith(SHA256) and SHA256 + file_sha256(target) != self.tag):
-            raise Damaged(f"{self.url} is not what its manifest says: {size} bytes", "Run it again")
+            how = f"{size} bytes for {self.bytes}" if size != self.bytes else "its sha256 is another"
+            raise Damaged(
+                f"{self.url} is not what its manifest says: {how}",
+                "Run it again; where it is damaged in the store, restore it, or compute its stage anew (rerun: 1)",
+            )
 
     def _do(self, verb: str, call: Callable[[Any, str], T]) -> T:
         filesystem, path = filesystem_of(self.url)

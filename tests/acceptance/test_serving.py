@@ -175,8 +175,8 @@ def test_vllm_answers_is_deleted_and_rolled_without_a_failed_request(
         with timed("pod deleted, its successor alone"):
             (first,) = ready_pods(here)
             here.delete(PODS, first)
-            until(lambda: ready_pods(here), 200)
-            until(lambda: first not in all_pods(here), 60)
+            until(lambda: ready_pods(here), 300)
+            until(lambda: first not in all_pods(here), 120)
         assert not stream.failed, stream.failed
         asked_for_well("promote", f"{runs[1]}:merge")
         with timed("rolled to the next promotion"):
