@@ -65,16 +65,18 @@ def leads() -> bool:
 def launch(stage: Stage) -> tuple[int, str]:
     """Run this node's share of the gang until all have ended; gives the stage's exit code and last words.
 
-    Asked to stop, they have HANFORGE_GRACE_SECONDS (110) to save.
+    Asked to stop, they have HANFORGE_GRACE_SECONDS (110) to save. Other nodes' start when the first node is there.
 
     `stage.index` is the node's number among `stage.of`; the first node's address is HANFORGE_MASTER_ADDR. Raises
-    UserError when the processes do not divide over the nodes.
+    UserError when the processes do not divide over the nodes, Stopped when asked to stop before they were started.
     """
     if is_done(stage.store, stage.lock, stage.name):
         LOG.info("stage %s was done before", stage.name)
         return 0, "done"
     address = address_of_first(stage)
     tether = Tether(f"{stage.run_id}/{stage.name}", stage.index, (address[0], address[1] + 1)) if stage.of > 1 else None
+    while tether is not None and not tether.joined(_POLL_SECONDS):  # else they could meet the last gang's first process
+        stage.stop.raise_if_requested()
     members = [_start(stage, rank, address) for rank in ranks(stage)]
     first = _watch(members, stage, tether, float(os.environ.get("HANFORGE_GRACE_SECONDS", "110")))
     code = _exit_code(first, stage)

@@ -37,6 +37,7 @@ class Tether:
         self._hello = {"run": run, "node": index}
         self.ended: End | None = None
         self._said = False
+        self._joined = threading.Event()
         self._peers: list[socket.socket] = []
         self._lock = threading.Lock()
         if index == 0:
@@ -47,8 +48,13 @@ class Tether:
                 )
             except OSError as error:
                 raise Trouble(f"port {address[1]} for the other nodes cannot be opened: {error}") from error
+            self._joined.set()
         run_by = (self._listen, ()) if index == 0 else (self._join, address)
         threading.Thread(target=run_by[0], args=run_by[1], name="tether", daemon=True).start()
+
+    def joined(self, seconds: float) -> bool:
+        """Whether the first node is there, and not one that is about to end; waits for it as long as that."""
+        return self._joined.wait(seconds)
 
     def say(self, end: End) -> None:
         """Tell the others how this node ended, or what it heard of another; once."""
@@ -88,6 +94,7 @@ class Tether:
                 peer = socket.create_connection((host, port), timeout=_HELLO_SECONDS)
                 peer.sendall(_line(self._hello))
                 if peer.recv(1) == b"\n":
+                    self._joined.set()
                     break
                 peer.close()
             except OSError as error:

@@ -99,12 +99,12 @@ def test_killed_and_stopped_the_gang_goes_on_to_the_same_bytes(
     assert words.read_text() == "phase1: process 1 was killed by SIGKILL"
     assert "process 1 was killed by SIGKILL" in {event.message for event in events(stage.store, stage.run_id)}
 
-    second = start(stage, words)
-    members = at_step(second, step() + 1)
-    second.send_signal(signal.SIGTERM)
-    assert second.wait(60) == 143
+    one, other = start(stage, words, 0, 2, **where), start(stage, tmp_path / "left", 1, 2, **where)
+    members = at_step(one, step() + 1)
+    one.send_signal(signal.SIGTERM)
+    assert (one.wait(60), other.wait(60)) == (143, 143)  # both saved the same step
     assert not any(member.is_running() for member in members)
-    assert "progress is saved" in words.read_text()
+    assert "progress is saved" in words.read_text() and "progress is saved" in (tmp_path / "left").read_text()
 
     assert step() < 8 and start(stage, words).wait(300) == 0
     assert "going on from the checkpoint" in words.with_suffix(".log").read_text()

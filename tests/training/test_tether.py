@@ -33,8 +33,10 @@ def hello(address: tuple[str, int], run: str = "run/phase1", node: int = 1) -> s
 
 def test_what_one_node_says_reaches_all_by_way_of_the_first(address: tuple[str, int]) -> None:
     later = [Tether("run/phase1", node, address) for node in (1, 2)]  # before the first one is there
+    assert not later[0].joined(0.1)
     first = Tether("run/phase1", 0, address)
-    until(lambda: len(first._peers) == 2 and all(each._peers for each in later))
+    assert first.joined(0.0) and all(each.joined(30.0) for each in later)
+    until(lambda: len(first._peers) == 2)
     end = End(2, "phase1: the loss is nan")
     later[0].say(end)
     until(lambda: first.ended == end)
