@@ -59,7 +59,7 @@ def status(
 
     from rich.console import Console
 
-    from jobs.live import table_of
+    from jobs.live import drawn
     from k8s.status import live
     from pipeline.store.events import events
     from pipeline.store.status import chain_status
@@ -73,7 +73,7 @@ def status(
             stages = [status.plain() | {"pods": cluster.pods.get(status.name, "")} for status in statuses]
             options.print_json({"run": lock.run_id, "recipe": lock.recipe.name, "stages": stages})
         else:
-            console.print(table_of(lock.run_id, statuses, cluster.pods))
+            console.print(drawn(lock.run_id, statuses, cluster.pods))
             _say_note(cluster.note)
         if not watch:
             return

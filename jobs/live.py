@@ -4,7 +4,8 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
@@ -20,17 +21,29 @@ REPEAT_SECONDS = 60.0
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "refused": "yellow", "stopped": "yellow"}
 
 
+def drawn(title: str, statuses: list[StageStatus], pods: dict[str, str] | None = None) -> Group:
+    """The chain as a table, and below it what stages ended with: sentences would make the table's cells high."""
+    said = [Text(f"{status.name}: {printable(status.message)}") for status in statuses if status.message]
+    return Group(table_of(title, statuses, pods), *said)
+
+
 def table_of(title: str, statuses: list[StageStatus], pods: dict[str, str] | None = None) -> Table:
-    """The chain as a table: stage, state, its `pods` in a cluster, progress or rows by state, time, peak memory."""
-    names = ("stage", "kind", "state", *(["pods"] if pods else []), "progress")
-    left = [Column(name, no_wrap=name not in ("progress", "pods")) for name in names]
-    right = [Column(name, no_wrap=True, justify="right") for name in ("time", "peak")]
-    table = Table(*left, *right, title=title, title_justify="left")
+    """Stage, state, its `pods` in a cluster, progress or rows by state, time, peak memory."""
+    columns = [
+        Column("stage", overflow="fold", min_width=10),
+        *([] if pods else [Column("kind", no_wrap=True)]),  # 80 columns hold one of both
+        Column("state", no_wrap=True),
+        *([Column("pods", min_width=12, overflow="fold")] if pods else []),
+        Column("progress", min_width=12),
+        Column("time", no_wrap=True, justify="right"),
+        Column("peak", no_wrap=True, justify="right"),
+    ]
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for status in statuses:
         seconds = status.seconds or float(status.progress.get("seconds") or 0)
         table.add_row(
             status.name,
-            status.kind,
+            *([] if pods else [status.kind]),
             Text(status.state, COLOURS.get(status.state, "default")),
             *([printable(pods.get(status.name, ""))] if pods else []),
             Text(describe(status)),
@@ -41,9 +54,7 @@ def table_of(title: str, statuses: list[StageStatus], pods: dict[str, str] | Non
 
 
 def describe(status: StageStatus) -> str:
-    """One cell: rows by state when done, else progress with ETA and the note of its quality, else the message."""
-    if status.message:
-        return printable(status.message)
+    """One cell: rows by state when done, else progress with ETA and the note of its quality."""
     if status.counts is not None:
         counts = status.counts
         bad = [
@@ -104,12 +115,12 @@ class LiveTable:
         self._drawn = time.monotonic()
         statuses = [status for status in chain_status(self._store, self._lock) if status.name in self._scope]
         if self._live:
-            self._live.update(table_of(self._lock.run_id, statuses), refresh=True)
+            self._live.update(drawn(self._lock.run_id, statuses), refresh=True)
             return
         for status in statuses:
             if self._is_due(status):
                 seconds = f" in {duration(status.seconds)}" if status.seconds and status.state == "done" else ""
-                said = "" if status.message else describe(status)  # a message is the error that the run ends with
+                said = describe(status)
                 detail = f": {said}" if said else ""
                 print(f"{status.name}: {status.state}{seconds}{detail}", file=sys.stderr, flush=True)
 

@@ -39,13 +39,14 @@ def values_of(recipe: "Recipe", ours: Values, given: "What") -> Values:
 
 def put_stages(recipe: "Recipe", title: str, values: Values, given: "Where", word: str) -> None:
     """A release of charts/hanforge; `word` is how the user named the recipe."""
+    cluster = options.cluster(given.namespace, given.context)
     scope = list(values.get("only") or recipe.stages)
     note = ""
     if not given.unseen_store:
         salt, done = _look_at_store(recipe, scope, values, word)
         values = {"salt": salt, **values}
         note = f", {done} of them done already" if done else ""
-    cluster, objects = _look_at_cluster("hanforge", title, values, given)
+    objects = _look_at_cluster(cluster, "hanforge", title, values, given)
     if given.dry_run:
         return
     _install("hanforge", title, cluster, values, given)
@@ -55,10 +56,10 @@ def put_stages(recipe: "Recipe", title: str, values: Values, given: "Where", wor
     where = f"{title} --namespace {cluster.namespace}"
     counted = "1 stage" if len(scope) == 1 else f"{len(scope)} stages"
     options.say(f"release {title} is in namespace {cluster.namespace}: {counted}{note}; run {run}")
-    options.say(f"  follow it       hanforge status {run} --store {url} --watch")
-    options.say(f"  why it waits    hanforge why {run} --store {url}")
-    options.say(f"  no such run yet hanforge why --release {where}")
-    options.say(f"  stop, go on     hanforge stop {where}; hanforge retry {where}")
+    options.say(f"  follow it          hanforge status {run} --store {url} --watch")
+    options.say(f"  why it waits       hanforge why {run} --store {url}")
+    options.say(f"  no such run yet?   hanforge why --release {where}")
+    options.say(f"  stop, then go on   hanforge stop {where}; hanforge retry {where}")
 
 
 def put_server(recipe: str, given: "Where", no_wait: bool = False) -> None:
@@ -69,9 +70,10 @@ def put_server(recipe: str, given: "Where", no_wait: bool = False) -> None:
     values = helm.laid_over({"model": f"promoted@{recipe}"}, helm.read_values(given.values))
     values = helm.laid_over(values, {"profile": given.profile} if given.profile is not None else {})
     values = _with_store(values, given.store)
+    cluster = options.cluster(given.namespace, given.context)
     what = str(values["model"]) if given.unseen_store else _look_at_model(values)
     title = given.release or f"{recipe}-serve"
-    cluster, _ = _look_at_cluster("hanforge-serve", title, values, given)
+    _look_at_cluster(cluster, "hanforge-serve", title, values, given)
     if given.dry_run:
         return
     if values.get("promotion"):  # a serve stage may have written the annotation, which Helm would not overwrite
@@ -130,19 +132,18 @@ def _with_store(values: Values, store: str | None) -> Values:
     return laid_over(values, {"store": {"url": str(url)}})
 
 
-def _look_at_cluster(chart: str, title: str, values: Values, given: "Where") -> "tuple[Cluster, list[Object]]":
-    """The cluster and the chart's objects, when nothing speaks against them there."""
+def _look_at_cluster(cluster: "Cluster", chart: str, title: str, values: Values, given: "Where") -> "list[Object]":
+    """The chart's objects, when nothing speaks against them in that cluster."""
     from k8s import helm
     from k8s.deploy import check
 
-    cluster = options.cluster(given.namespace, given.context)
     objects = helm.rendered(CHARTS / chart, title, cluster.namespace, values)
     _say_step(f"looking at the cluster {cluster.host}, namespace {cluster.namespace}")
     for note in check(cluster, objects, given.any_nodes):
         options.say(f"note: {note}")
     if given.dry_run:
         options.say(f"nothing speaks against it: {len(objects)} objects for namespace {cluster.namespace}")
-    return cluster, objects
+    return objects
 
 
 def _install(chart: str, title: str, cluster: "Cluster", values: Values, given: "Where") -> None:

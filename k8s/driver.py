@@ -38,10 +38,11 @@ def open_stages(store: Store, lock: RunLock, chain: Chain) -> dict[str, bool]:
 def say_who(store: Store, chain: Chain, namespace: str, recipe: str) -> None:
     """Leave in the run's events which release works on it, for `status` and `why` elsewhere; once a release."""
     asked = [event for event in events.events(store, chain.run) if event.what == "asked for"]
-    if not asked or (asked[-1].facts.get("release"), asked[-1].facts.get("namespace")) != (chain.release, namespace):
-        again = f"hanforge retry {chain.release} --namespace {namespace}"
+    again = f"hanforge retry {chain.release} --namespace {namespace}"
+    facts: dict[str, Any] = {"release": chain.release, "namespace": namespace, "scope": list(chain.needs)}
+    if not asked or any(asked[-1].facts.get(name) != value for name, value in facts.items()):
         message = f"release {chain.release} of recipe {recipe} in namespace {namespace}"
-        facts: dict[str, Any] = {"release": chain.release, "namespace": namespace, "again": again}
+        facts["again"] = again
         events.say(store, chain.run, "", "asked for", message=message, **facts)
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from k8s import nodes
 from k8s.client import JOBS, NODES, PODS, Cluster, Object
 from k8s.connection import connect
-from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations
+from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations, seconds
 from k8s.why import explain
-from pipeline.errors import GateRefused, HanforgeError
+from pipeline.errors import GateRefused, HanforgeError, UserError
 from pipeline.store.events import Event
 from pipeline.store.retry import patience
 
@@ -22,9 +22,11 @@ DRIVER = ""  # the stage of the driver's own pods
 
 @dataclass
 class Live:
-    """`pods` by stage in words ("" is the driver's), `seen` what the run's events lack, `note` what is not known."""
+    """`pods` and `jobs` by stage in words ("" is the driver's), `seen` what the run's events lack, `note` what is not
+    known."""
 
     pods: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)
     seen: list[Event] = field(default_factory=list)
     note: str = ""
 
@@ -53,10 +55,11 @@ def live(run: str, happened: list[Event], context: str | None = None) -> Live:
 def look(cluster: Cluster, selector: str, known: set[str]) -> Live:
     """The pods and Jobs that a selector names; of what they show, what is not `known` yet."""
     pods, jobs = (cluster.list(resource, selector)["items"] for resource in (PODS, JOBS))
-    found = Live(pods=_words(pods, jobs))
+    found = Live(_words(pods, jobs), {_label(each): _job_words(each) for each in [*pods, *jobs]})
     for resource, items in ((PODS, pods), (JOBS, jobs)):
         for item in items:
             found.seen.extend(each.event() for each in observations(resource, item) if each.identity not in known)
+    found.seen.extend(_under_way(pod) for pod in pods if _label(pod) != DRIVER and not _is_over(pod))
     if any(_is_unscheduled(pod) for pod in pods):
         _name_nodes(cluster, pods, found.seen)
     return found
@@ -73,8 +76,12 @@ def release_reasons(cluster: Cluster, release: str) -> list[str]:
         told = explain(mine, again) or _last_words(mine, again)
         if told:
             out.append(f"{stage}: {told[0].rstrip('.')}. {told[1]}")
-    states = [f"{stage or 'driver'}: {words}" for stage, words in found.pods.items()]
-    return out or states or [f"namespace {cluster.namespace!r} shows nothing of release {release!r}: no pods, no Jobs"]
+    if not found.jobs:
+        raise UserError(
+            f"namespace {cluster.namespace!r} shows nothing of release {release!r}: no pods, no Jobs",
+            "Correct --release or --namespace; of what ended long ago the store tells: hanforge why --store URL",
+        )
+    return out or [f"{stage or 'driver'}: {found.pods.get(stage) or words}" for stage, words in found.jobs.items()]
 
 
 def driver_reason(found: Live, again: str, stages: Iterable[str]) -> str:
@@ -101,12 +108,33 @@ def _words(pods: list[Object], jobs: list[Object]) -> dict[str, str]:
             out[job["metadata"]["labels"].get(STAGE, DRIVER)] = "suspended"
     by_stage: dict[str, list[str]] = {}
     for pod in pods:
-        if pod["status"].get("phase") not in ("Succeeded", "Failed"):
+        if not _is_over(pod):
             by_stage.setdefault(pod["metadata"]["labels"].get(STAGE, DRIVER), []).append(_state(pod))
     for stage, states in by_stage.items():
         counted = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
         out[stage] = states[0] if len(states) == 1 else ", ".join(counted)
     return out
+
+
+def _job_words(job: Object) -> str:
+    """Of a Job what became of it; of anything else that it is there."""
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    ended = [each["type"] for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"]
+    return f"its Job is {ended[0].lower()}" if ended else "it is there, and no pod of it yet"
+
+
+def _label(item: Object) -> str:
+    return str(item["metadata"]["labels"].get(STAGE, DRIVER))
+
+
+def _is_over(pod: Object) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
+
+
+def _under_way(pod: Object) -> Event:
+    """That there is a pod: until its process speaks, or something is wrong with it, that is all to say of a stage."""
+    made = seconds(pod["metadata"].get("creationTimestamp")) or 0.0
+    return Event(made, _label(pod), "noted", pod["metadata"]["name"], None, _state(pod), {"reason": "UnderWay"})
 
 
 def _state(pod: Object) -> str:

@@ -113,12 +113,17 @@ def _scaling(event: Event, again: str) -> Sentence:
     return f"the autoscaler makes no node for it: {event.message}", "Choose another profile, or allow such nodes"
 
 
+def _under_way(event: Event, again: str) -> Sentence:
+    return f"its pod is {event.message}", "Wait; hanforge status --watch follows it"
+
+
 REASONS: dict[str, Callable[[Event, str], Sentence]] = {
     "OOMKilled": _killed,
     **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"), _image),
     **dict.fromkeys(("Unschedulable", "FailedScheduling", "SchedulingGated"), _unschedulable),
     **dict.fromkeys(("CreateContainerConfigError", "CreateContainerError"), _configuration),
     **dict.fromkeys(("StartError", "ContainerCannotRun", "RunContainerError"), _start),
+    "UnderWay": _under_way,
     "FailedCreate": _refused,
     **dict.fromkeys(("FailedMount", "FailedAttachVolume"), _volume),
     **dict.fromkeys(

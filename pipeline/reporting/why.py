@@ -45,21 +45,26 @@ def explained(
 ) -> dict[str, str]:
     """Cause and remedy of each stage that is not done, in the recipe's order."""
     happened = sorted([*events(store, lock.run_id), *seen], key=lambda event: event.time)
-    again = again_command(lock, happened)
     out: dict[str, str] = {}
     for name in models.order(lock.recipe):
         if statuses[name].state != "done":
             mine = [event for event in happened if event.stage == name]
+            again = again_command(lock, happened, name)
             told = outside(mine, again) if outside is not None and statuses[name].state != "refused" else None
             cause, remedy = told or _reason(store, lock, statuses[name], statuses, mine, again)
             out[name] = f"{_sentence(cause)} {remedy}"
     return out
 
 
-def again_command(lock: RunLock, happened: list[Event]) -> str:
-    """What makes the run go on: where it was asked for last, on this machine or by a release in a cluster."""
-    asked = [event for event in happened if event.what == "asked for"]
-    return str(asked[-1].facts.get("again", "")) if asked and "again" in asked[-1].facts else _locally(lock)
+def again_command(lock: RunLock, happened: list[Event], stage: str = "") -> str:
+    """What makes the run, or a stage of it, go on: where it was asked for last, here or by a release in a cluster."""
+    asked = [event.facts for event in happened if event.what == "asked for"]
+    if not asked or "again" not in asked[-1]:
+        return _locally(lock)
+    if stage and stage not in asked[-1].get("scope", [stage]):  # of a release of other stages
+        where = f"--recipe {lock.recipe.name} --namespace {asked[-1].get('namespace')}"
+        return f"hanforge deploy stage {stage} {where}"
+    return str(asked[-1]["again"])
 
 
 def _locally(lock: RunLock) -> str:
@@ -83,8 +88,12 @@ def _reason(
     behind = [statuses[name] for name in lock.stages[status.name].needs if statuses[name].state != "done"]
     if behind:
         names = ", ".join(f"{other.name} ({other.state})" for other in behind)
-        broken = [name for name in _open_roots(lock, statuses, status.name) if statuses[name].state in BROKEN]
-        return f"it waits for {names}", f"Mend {broken[0]} first" if broken else f"It follows by itself: {again}"
+        roots = _open_roots(lock, statuses, status.name)
+        broken = [name for name in roots if statuses[name].state in BROKEN]
+        if broken:
+            return f"it waits for {names}", f"Mend {broken[0]} first"
+        works = any(statuses[name].state == "running" for name in roots)
+        return f"it waits for {names}", "It follows by itself" if works else f"If nothing runs: {again}"
     open_work = why_not_done(store, lock, status.name)
     return (
         f"all it needs is done, it was not started in this run ({open_work})",

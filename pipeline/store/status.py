@@ -106,7 +106,7 @@ def why_not_done(store: Store, lock: RunLock, name: str) -> str:
     return (
         "never started"
         if not known
-        else f"no result with these settings and inputs ({len(known)} others of its kind exist)"
+        else f"no result with these settings and inputs (of other ones: {len(known)})"
     )
 
 

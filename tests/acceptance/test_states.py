@@ -29,6 +29,7 @@ STAGES = {  # by release, which is its recipe's name
     "wrong": {"split": f"{PREPARE}, heldout: {{rows: 1000}}"},
     "gate": {"checked": "kind: validate, source: {input: raw}"},
     "image": {"phase1": "kind: train, profile: cpu-core, base: {input: base}, data: {input: raw}, max_length: 128"},
+    "unseen": {"only": f"{PREPARE}, max_chars: 96"},
     "waiting": {
         "other_card": f"{PREPARE}, profile: a10g, max_chars: 92",
         "other_pool": f"{PREPARE}, profile: rented, max_chars: 93",
@@ -39,6 +40,7 @@ STAGES = {  # by release, which is its recipe's name
     },
 }
 RENTED = {"precision": "fp32", "threads": 1, "host_memory_gib": 1, "host_cpus": 0.1, "node_labels": {"pool": "rented"}}
+NOWHERE = "s3://no-such-bucket/store"
 OWN: dict[str, dict[str, Any]] = {  # what a release's values say beside the common ones
     "oom": {"stages": {"small": {"memory": "64Mi"}}, "retries": 1},
     "image": {"images": {"data": "hanforge-data:latest", "train": "localhost:1/nowhere/train:1"}},
@@ -126,7 +128,7 @@ def scene(cluster: Path, api: Api, object_store: S3Server, tmp_path_factory: pyt
             assert isinstance(refused, UserError) and "wants NVIDIA-A10G" in str(refused), refused
             assert here.list(JOBS)["items"] == [] and len(here.list(CONFIGMAPS)["items"]) == 1  # kube-root-ca.crt
             for release in STAGES:
-                words = ["--any-nodes"] if release == "waiting" else []
+                words = {"waiting": ["--any-nodes"], "unseen": ["--unseen-store", "--store", NOWHERE]}.get(release, [])
                 asked_for_well(*scene.deploy(release, *words, **OWN.get(release, {})))
             yield scene
 
@@ -149,6 +151,12 @@ def test_a_user_error_fails_its_job_at_once(scene: Scene) -> None:
     said = scene.why("wrong")
     assert said.startswith("split: stage 'split': heldout.rows is 1,000, but only 40 rows pass"), said
     assert "Lower heldout.rows or loosen the rules" in said and "hanforge retry wrong" in said
+
+
+def test_a_store_that_no_pod_reaches_is_told_by_the_driver(scene: Scene) -> None:
+    assert scene.failed("unseen", "app.kubernetes.io/component=driver")["reason"] == "PodFailurePolicy"
+    said = asked_for_well("why", "--release", "unseen", "--namespace", scene.here.namespace)
+    assert said.startswith(f"driver: the bucket of {NOWHERE} does not exist. Create it"), said
 
 
 def test_a_gate_that_refuses_fails_its_job_at_once(scene: Scene) -> None:

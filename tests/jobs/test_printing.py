@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.live import table_of
+from jobs.live import drawn
 from pipeline.store import events
 from pipeline.store.objects import Store
 from pipeline.store.stage import Stage
@@ -42,5 +42,5 @@ def test_what_a_process_said_last_is_escaped_by_why_and_status(tmp_path: Path) -
 
 def test_a_table_shows_brackets_as_they_are() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table_of("run [x]", [StageStatus("a", "prepare", "f", "failed", message="[red]gone[/]")]))
+    console.print(drawn("run [x]", [StageStatus("a", "prepare", "f", "failed", message="[red]gone[/]")]))
     assert "[red]gone[/]" in console.export_text()
