@@ -107,7 +107,7 @@ def state_of(pod: Object) -> PodState:
     if (scheduled := conditions.get("PodScheduled", {})).get("status") == "False":
         cause = f"no node takes it: {scheduled.get('message', '')}"
         return PodState(name, cause, cause, "Free or add such a node, or choose another profile (--profile)")
-    own = next(iter(status.get("containerStatuses") or ()), {})
+    own: Object = next(iter(status.get("containerStatuses") or ()), {})
     state, last = own.get("state") or {}, own.get("lastState") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
@@ -123,7 +123,7 @@ def state_of(pod: Object) -> PodState:
     if own.get("ready"):
         return PodState(name, "ready")
     node = pod["spec"].get("nodeName")
-    if state.get("running"):
+    if "running" in state:
         return PodState(name, f"fetches and loads the model on {node}")
     return PodState(name, f"{reason or status.get('phase', 'Pending')}{f' on {node}' if node else ''}")
 

@@ -293,7 +293,7 @@ def test_roles_are_no_wider_than_needed() -> None:
     assert rules({"engine": "argo"}) == {"rel-driver": {*watch, *flows, *report}, "rel-stage": report}
     gang = rules({**GANG, "gang": "jobset", "engine": "argo"})["rel-driver"]
     assert gang == {*watch, *jobs, *sets, ("configmaps/rel-manifests", "get"), *flows, *report}
-    patch = {("deployments/demo-serve", "get"), ("deployments/demo-serve", "patch")}
+    patch = {("deployments/demo-serve", "get"), ("deployments/demo-serve", "patch"), ("pods", "list")}
     assert rules({"serve": {"deployment": "demo-serve"}})["rel-serve"] == patch
 
 
