@@ -93,13 +93,22 @@ def down() -> str:
             os.kill(pid, signal.SIGKILL)
         network.wait_until(_ended, "the cluster's processes to end", 300)
     if network.exists(LINK) and not first_processes():  # the kernel keeps it while connections time out
-        network.ip("link", "delete", LINK)
+        _delete_cable()
     if not first_processes():
         _remove_cgroups()
     existed = STATE.exists()
     if existed:
         shutil.rmtree(STATE)
     return "ended the cluster; what was built stays in its cache" if pid or existed else "no cluster runs"
+
+
+def _delete_cable() -> None:
+    """Delete the machine's end of the cable, which the kernel may do first."""
+    try:
+        network.ip("link", "delete", LINK)
+    except Unavailable:
+        if network.exists(LINK):
+            raise
 
 
 def _ended() -> bool:
