@@ -93,7 +93,10 @@ def _reason(
         if broken:
             return f"it waits for {names}", f"Mend {broken[0]} first"
         works = any(statuses[name].state == "running" for name in roots)
-        return f"it waits for {names}", "It follows by itself" if works else f"If nothing runs: {again}"
+        return (
+            f"it waits for {names}",
+            "It follows by itself" if works else f"It follows by itself; if nothing runs: {again}",
+        )
     open_work = why_not_done(store, lock, status.name)
     return (
         f"all it needs is done, it was not started in this run ({open_work})",

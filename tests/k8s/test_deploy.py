@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from k8s import control
-from k8s.client import CONFIGMAPS, JOBS, PODS, WORKFLOWS, Cluster, Object
+from k8s.client import JOBS, PODS, WORKFLOWS, Cluster, Object
 from k8s.driver import observe
 from k8s.status import live, look
 from k8s.why import explain
@@ -53,45 +53,6 @@ def test_a_chain_is_deployed_upgraded_stopped_and_retried(here: Cluster, values:
     assert all(job["spec"]["suspend"] for job in here.list(JOBS)["items"])
     assert hanforge("retry", "demo", "-n", here.namespace).exit_code == 0
     assert not any(job["spec"].get("suspend") for job in here.list(JOBS)["items"])
-
-
-@pytest.mark.parametrize(
-    ("words", "cause"),
-    [
-        (["--profile", "a10g"], "label nvidia.com/gpu.product is 'Tesla-T4', wants NVIDIA-A10G"),
-        (["--release", "a" * 45], "is too long: 45 characters"),
-        (["--profile", "nothing"], "unknown profile"),
-    ],
-)
-def test_what_cannot_work_is_said_and_nothing_is_created(
-    here: Cluster, values: Path, words: list[str], cause: str
-) -> None:
-    error = deploy(here, values, *words).exception
-    assert isinstance(error, UserError) and cause in str(error) and error.remedy
-    names = [item["metadata"]["name"] for item in here.list(CONFIGMAPS)["items"]]
-    assert names == ["kube-root-ca.crt"] and here.list(JOBS)["items"] == []
-
-
-def test_a_secret_that_is_not_there_is_named(here: Cluster, values: Path) -> None:
-    values.write_text(VALUES.replace("SECRET", "nosuch"))
-    with pytest.raises(UserError, match="Secret 'nosuch' does not exist in namespace"):
-        raise deploy(here, values).exception or AssertionError
-
-
-def test_a_namespace_that_is_not_there_is_named(here: Cluster, values: Path) -> None:
-    error = deploy(here, values, "-n", "nowhere").exception
-    assert isinstance(error, UserError) and "namespace 'nowhere' does not exist" in str(error)
-
-
-def test_an_upstream_stage_that_is_not_done_is_named_with_its_command(world: World) -> None:
-    (world.folder / "values.yaml").write_text(
-        VALUES.replace("s3://bucket/store", world.store.url).replace("SECRET", '""')
-    )
-    recipe = str(world.folder / "tiny.yaml")
-    words = ["-n", world.cluster.namespace, "-f", str(world.folder / "values.yaml"), "--recipe", recipe]
-    error = hanforge("deploy", "stage", "phase1", *words).exception
-    assert isinstance(error, UserError) and "needs 'prepare_phase1', which is not done" in str(error)
-    assert "make deploy-stage STAGE=prepare_phase1" in error.remedy
 
 
 def test_stop_deletes_open_jobs_and_retry_only_failed_ones(world: World) -> None:
