@@ -166,7 +166,7 @@ def _look_at_store(recipe: "Recipe", scope: list[str], values: Values, word: str
     from pipeline.errors import UserError
     from pipeline.reporting.plan import check_fits, plan_of
     from pipeline.store.probe import looking
-    from pipeline.store.runs import salt_of
+    from pipeline.store.runs import known_run, salt_of
     from pipeline.store.standing import is_done
     from pipeline.store.status import why_not_done
 
@@ -176,7 +176,8 @@ def _look_at_store(recipe: "Recipe", scope: list[str], values: Values, word: str
         profiles = _own_profiles(values, own)
         override = _override(recipe, values)
         pairs = [f"{name}={url}" for name, url in (values.get("inputs") or {}).items()]
-        lock = pinned(store, recipe, pairs, override, profiles, narrowed=set(scope) != set(recipe.stages))
+        meant = pinned(store, recipe, pairs, override, profiles, narrowed=set(scope) != set(recipe.stages))
+        lock = known_run(store, meant) or meant  # by its own id: a promotion is the run's that wrote it
         for name in scope:
             for other in lock.stages[name].needs:
                 if other not in scope and not is_done(store, lock, other):
