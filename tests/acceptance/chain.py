@@ -113,9 +113,9 @@ class Leg:
         chosen = f"{RELEASE}={release},{STAGE}={stage},{RUN}={self.runs[release]}"
         return list(self.here.list(PODS, chosen)["items"])
 
-    def jobs(self, release: str) -> list[str]:
-        """The stages for which the release's present run has Jobs."""
-        found = self.here.list(JOBS, f"{RELEASE}={release},{RUN}={self.runs[release]},{STAGE}")["items"]
+    def jobs(self, release: str, run: str) -> list[str]:
+        """The stages for which the release has Jobs in a run."""
+        found = self.here.list(JOBS, f"{RELEASE}={release},{RUN}={run},{STAGE}")["items"]
         return sorted(str(job["metadata"]["labels"][STAGE]) for job in found)
 
 

@@ -22,7 +22,7 @@ def test_an_upgrade_computes_again_what_changed_and_what_follows(first: Leg, ref
     found = contents(first.store, after)
     assert {stage for stage in STAGES if found[stage] != reference[stage]} == {"phase2", "merge2"}
     assert contents(first.store, before) == reference, "what was there stays"
-    assert first.jobs("demo") == ["merge2", "phase2"]
+    assert first.jobs("demo", after.run_id) == ["merge2", "phase2"]
     began = {event.stage for event in events(first.store, after.run_id) if event.what == "started"}
     assert began == {"phase2", "merge2"}
 
@@ -38,7 +38,7 @@ def test_two_releases_of_one_recipe_in_one_store_do_no_harm(first: Leg, leg: Leg
     for job in leg.here.list(JOBS, STAGE)["items"]:
         ended = {each["type"] for each in job["status"].get("conditions") or () if each["status"] == "True"}
         assert "Complete" in ended and "Failed" not in ended, job["metadata"]["name"]
-    assert {*leg.jobs("one"), *leg.jobs("two")} <= set(RACED), "what is done costs no pod"
+    assert {*leg.jobs("one", lock.run_id), *leg.jobs("two", lock.run_id)} <= set(RACED), "what is done costs no pod"
     happened = events(leg.store, lock.run_id)
     assert {event.exit_code for event in happened if event.what in ("ended", "observed")} == {0}
     assert all(sum((event.stage, event.what) == (stage, "started") for event in happened) <= 2 for stage in RACED)
