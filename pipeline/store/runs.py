@@ -187,7 +187,9 @@ def find_run(store: Store, run: str) -> RunLock:
         locks = [lock for lock in locks if lock.recipe.name == recipe]
     if not locks:
         raise UserError(
-            f"no run{f' of recipe {recipe!r}' if recipe else ''} in {store.url}", "Start one: hanforge run RECIPE. A release makes its run when its driver is up: hanforge why --release NAME"
+            f"no run{f' of recipe {recipe!r}' if recipe else ''} in {store.url}",
+            "Start one: hanforge run RECIPE. A release makes its run when its driver is up: "
+            "hanforge why --release NAME",
         )
     names = sorted({lock.recipe.name for lock in locks})
     if len(names) > 1:

@@ -79,7 +79,8 @@ def test_ready_means_health_and_the_model(tmp_path: Path) -> None:
 
 
 def test_drain_waits_for_another_pod_then_for_the_last_answer(tmp_path: Path) -> None:
-    pages, headers, leaving = {"/health": "", "/metrics": METRICS % 2}, {"x-hanforge-leaving": "1"}, tmp_path / "leaving"
+    pages = {"/health": "", "/metrics": METRICS % 2}
+    headers, leaving = {"x-hanforge-leaving": "1"}, tmp_path / "leaving"
     with server(pages, headers) as root:
         process = draining(root, root, leaving, 60, 0, 60)
         until_written(leaving, "open")
