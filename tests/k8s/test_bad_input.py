@@ -186,7 +186,7 @@ CASES: list[tuple[Spoil, list[str], str, str]] = [  # what is spoilt, more words
     (no_log_in, [], "takes you for nobody", "exec command"),
     (no_rights, [], "create, get, patch jobs.batch; ", "Ask for a Role there"),
     (nothing, ["-n", "nowhere"], "namespace 'nowhere' does not exist in https://", "kubectl create namespace nowhere"),
-    (nothing, ["--release", LONG], "is too long: 54 characters, and its driver leaves", "shorter one: --release NAME"),
+    (nothing, ["--release", LONG], "is too long: 54 characters, and its driver", "shorter one: --release NAME"),
     (nothing, ["--release", "My_Run"], "release name 'My_Run' is none", "--release my-run"),
     (wrong_recipe, [], "small.yaml:4: stages.first.worker: unknown key", "did you mean 'workers'?"),
     (nothing, ["stage", "frist"], "recipe 'small' has no stage 'frist'; did you mean 'first'?", "STAGE="),
