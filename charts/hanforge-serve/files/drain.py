@@ -15,6 +15,7 @@ from pathlib import Path
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 RUNNING = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
 LOOK_SECONDS = 1.0
+REFUSALS = 5  # looks in a row: a pod may drop out for a moment
 
 
 def is_alive(root: str) -> bool:
@@ -26,16 +27,28 @@ def is_alive(root: str) -> bool:
         return False
 
 
-def is_replaced(service: str) -> bool:
-    """Whether the Service answers by a pod that stays; also when there is no Service any more, so that nobody asks."""
+def answering(service: str) -> str:
+    """Who answers for the Service: "another" that stays, "us", or "nobody": no name, or no pod behind it, not even this
+    one, as when the release or its namespace is deleted. "" when that cannot be told."""
     try:
         with OPENER.open(f"{service}/health", timeout=5) as response:
-            return "x-hanforge-leaving" not in response.headers
+            return "us" if "x-hanforge-leaving" in response.headers else "another"
     except urllib.error.HTTPError:
-        return False
+        return ""
     except OSError as error:
         reason = getattr(error, "reason", error)
-        return isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
+        unknown = isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
+        return "nobody" if unknown or isinstance(reason, ConnectionRefusedError) else ""
+
+
+def wait_for_another(service: str, longest: float) -> None:
+    """Return when another pod answers, when nobody can ask this one any more, or after `longest` seconds."""
+    began, refused = time.monotonic(), 0
+    while time.monotonic() - began < longest and refused < REFUSALS:
+        if (who := answering(service)) == "another":
+            return
+        refused = refused + 1 if who == "nobody" else 0
+        time.sleep(LOOK_SECONDS)
 
 
 def in_flight(root: str) -> float:
@@ -57,8 +70,7 @@ def main(root: str, service: str, leaving: Path, takeover: float, settle: float,
         return
     began = time.monotonic()
     leaving.write_text("open")
-    while time.monotonic() - began < takeover and not is_replaced(service):
-        time.sleep(LOOK_SECONDS)
+    wait_for_another(service, takeover)
     time.sleep(settle)
     leaving.write_text("closed")
     idle = 0
