@@ -54,7 +54,7 @@ def runs(bucket: Store, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def serve(here: Cluster, values: dict[str, Any], images: Callable[..., None], tmp_path: Path) -> Callable[[], str]:
+def serve(here: Cluster, values: dict[str, Any], images: Callable[..., None], tmp_path: Path) -> Iterator[Callable[[], str]]:
     """`serve()` deploys what is promoted and returns when it serves; gives what the command said."""
     images(NODE, "serve")
     here.create(SECRETS, {"metadata": {"name": "key"}, "stringData": {"api-key": KEY}})
@@ -71,7 +71,8 @@ def serve(here: Cluster, values: dict[str, Any], images: Callable[..., None], tm
     }
     written = tmp_path / "serve.yaml"
     written.write_text(json.dumps(given))
-    return lambda: asked_for_well("deploy", "serve", "spoken", "-n", here.namespace, "-f", str(written))
+    yield lambda: asked_for_well("deploy", "serve", "spoken", "-n", here.namespace, "-f", str(written))
+    here.delete(SERVICES, "spoken-serve")  # a namespace loses its pods first: this one would wait for a successor
 
 
 class Door:
