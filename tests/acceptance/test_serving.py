@@ -54,7 +54,9 @@ def runs(bucket: Store, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def serve(here: Cluster, values: dict[str, Any], images: Callable[..., None], tmp_path: Path) -> Iterator[Callable[[], str]]:
+def serve(
+    here: Cluster, values: dict[str, Any], images: Callable[..., None], tmp_path: Path
+) -> Iterator[Callable[[], str]]:
     """`serve()` deploys what is promoted and returns when it serves; gives what the command said."""
     images(NODE, "serve")
     here.create(SECRETS, {"metadata": {"name": "key"}, "stringData": {"api-key": KEY}})
