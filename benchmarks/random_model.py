@@ -55,13 +55,14 @@ def quantise(model: nn.Module, quantization: str, device: str) -> None:
     for name, module in list(model.named_modules()):
         if not isinstance(module, nn.Linear) or name.endswith("lm_head"):
             continue
-        size, weight = (module.in_features, module.out_features, module.bias is not None), module.weight.data.to("cpu")
+        size, weight = (module.in_features, module.out_features, module.bias is not None), module.weight.data
         if quantization == "8bit":
             quantised = bnb.nn.Linear8bitLt(*size, has_fp16_weights=False)
-            quantised.weight = bnb.nn.Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False)
+            half = weight.to("cpu", torch.float16)  # they are quantised on their way to the card
+            quantised.weight = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
         else:
             quantised = bnb.nn.Linear4bit(*size, compute_dtype=module.weight.dtype, quant_type="nf4")
-            quantised.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=quantised)
+            quantised.weight = bnb.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4", module=quantised)
         if module.bias is not None:
             quantised.bias = nn.Parameter(module.bias.data, requires_grad=False)
         parent, _, leaf = name.rpartition(".")

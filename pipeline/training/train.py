@@ -107,6 +107,7 @@ def _train(stage: Stage, gang: Gang, lease: Lease | None) -> None:
     checkpoints = StoredCheckpoints(stage.directory, check, settings.save_total_limit)
 
     def saved(step: int, folder: Path) -> None:
+        stage.metrics.flush()  # else a kill after it would leave a gap: these steps are not done again
         checkpoints.save(step, folder)
         shutil.rmtree(folder)
         events.upload()

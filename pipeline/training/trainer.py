@@ -47,7 +47,7 @@ def sft_arguments(
     batch, accumulation = settings.per_device_train_batch_size, accumulation_for(settings, world_size)
     if laid_end_to_end:
         batch, accumulation = batch * accumulation, 1
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=batch,
         per_device_eval_batch_size=settings.per_device_train_batch_size,
@@ -90,6 +90,9 @@ def sft_arguments(
         dataset_kwargs={"skip_prepare_dataset": True},
         prediction_loss_only=True,
     )
+    # One card a process, however many this machine has: Trainer would spread a single process over all it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 @dataclass

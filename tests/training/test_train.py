@@ -144,6 +144,8 @@ def test_killed_and_resumed_gives_the_same_bytes(
         assert killed.returncode == -signal.SIGKILL
         assert StoredCheckpoints(stage.directory, lambda: None, 2).complete()[-1].step == step
     assert done(stage).content("adapter") == whole.content("adapter")
+    logged = {record["step"] for record in read_metrics(stage.directory) if "loss" in record}
+    assert logged == {2, 4, steps - steps % 2}  # none is lost with the process that logged it
 
 
 def test_external_lines_without_a_conversation_are_rejected_with_their_place(
