@@ -16,7 +16,7 @@ import orjson
 
 from pipeline.store.commit import StageDirectory, dumped
 from pipeline.store.disk import file_sha256
-from pipeline.store.inputs import SHA256, Damaged, SourceFile
+from pipeline.store.inputs import SHA256, Damaged, MissingInput, SourceFile
 
 LOG = logging.getLogger(__name__)
 MARKER = "done.json"
@@ -81,7 +81,7 @@ class StoredCheckpoints:
             for name, expected in record["files"].items():
                 url = f"{store.url}/{self._key(checkpoint.name, name)}"
                 SourceFile(name, url, expected["bytes"], SHA256 + expected["sha256"]).download(folder / name)
-        except (FileNotFoundError, orjson.JSONDecodeError) as error:
+        except (FileNotFoundError, MissingInput, orjson.JSONDecodeError) as error:
             raise Damaged(f"{checkpoint.name} lacks a file, or its marker is cut: {error}") from error
         return folder
 
