@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from k8s.client import DEPLOYMENTS, PODS, Cluster, Object
+from k8s.why import last_line
 from pipeline.errors import Stopped, Trouble, UserError
 
 LOOK_SECONDS = 2.0
@@ -139,18 +140,10 @@ def _ended(pod: Object, own: Object, ended: dict[str, Any]) -> PodState:
     if code in BY_KUBELET:
         cause = "started again, since it was not ready within startupSeconds, or answered /health no more"
         return PodState(name, cause, cause, f"Raise startupSeconds where the model loads longer. {look}", True)
-    words = _last_words(str(ended.get("message") or ""))
+    words = last_line(str(ended.get("message") or ""))
     cause = f"its server ended with exit code {code}{f': {words}' if words else ''}"
     final = code == UserError.exit_code or tries >= TRIES
     return PodState(name, f"{cause} (try {tries})", cause, look, final)
-
-
-def _last_words(message: str) -> str:
-    """Of a log's end our own error, else the last line that names one, else the last line."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    named = [line for line in lines if "Error" in line]
-    return (ours or named or lines or [""])[-1].rstrip(".")
 
 
 def _check(cluster: Cluster, found: Object, deployment: str, what: str, pods: list[PodState]) -> None:

@@ -11,7 +11,7 @@ from k8s import nodes
 from k8s.client import JOBS, NODES, PODS, Cluster, Object
 from k8s.connection import connect
 from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations, seconds
-from k8s.why import explain
+from k8s.why import explain, last_line
 from pipeline.errors import GateRefused, HanforgeError, UserError
 from pipeline.store.events import Event
 from pipeline.store.retry import patience
@@ -95,9 +95,12 @@ def driver_reason(found: Live, again: str, stages: Iterable[str]) -> str:
 
 
 def _last_words(mine: list[Event], again: str) -> tuple[str, str] | None:
-    """What a container said as it ended badly."""
-    ended = [event for event in mine if event.facts.get("container_exit_code") and event.message]
-    return (ended[-1].message.removeprefix("driver: "), f"Then: {again}") if ended else None
+    """What a container said as it ended badly; of a traceback its last line."""
+    ended = [event.message for event in mine if event.facts.get("container_exit_code") and event.message]
+    if not ended:
+        return None
+    said = last_line(ended[-1]) if "Traceback (most recent call last)" in ended[-1] else ended[-1]
+    return said.removeprefix("driver: "), f"Then: {again}"
 
 
 def _words(pods: list[Object], jobs: list[Object]) -> dict[str, str]:

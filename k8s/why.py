@@ -31,6 +31,14 @@ def explain(mine: list[Event], again: str) -> Sentence | None:
     return REASONS[last.facts["reason"]](last, again)
 
 
+def last_line(message: str) -> str:
+    """Of the end of a container's log our own error, else the last line that names one, else the last line."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    named = [line for line in lines if "Error" in line]
+    return (ours or named or lines or [""])[-1].rstrip(".")
+
+
 def _killed(event: Event, again: str) -> Sentence:
     limit = event.facts.get("memory_limit")
     code = event.facts.get("container_exit_code") or event.exit_code or 137
