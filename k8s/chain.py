@@ -34,6 +34,15 @@ def template_of(job: Object) -> Object:
     return template
 
 
+def is_over(item: Object) -> bool:
+    """Whether a Job, a JobSet, a Workflow or a pod has ended, well or not."""
+    status = item.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed", "Error"):
+        return True
+    kinds = (*ENDED, "FailureTarget")
+    return any(each["type"] in kinds and each["status"] == "True" for each in status.get("conditions") or ())
+
+
 def ended(job: Object, how: str) -> Object | None:
     """The condition by which it ended ("Complete", "Failed"); None when it did not, or otherwise."""
     for condition in (job.get("status") or {}).get("conditions") or ():

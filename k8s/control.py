@@ -6,7 +6,7 @@ and the store keeps it. Starting again deletes what failed and makes the driver'
 
 import time
 
-from k8s.chain import JOBSET_NAME, resource_of
+from k8s.chain import JOBSET_NAME, is_over, resource_of
 from k8s.client import JOBS, JOBSETS, PODS, WORKFLOWS, Cluster, Object
 from k8s.observer import RELEASE, STAGE
 from pipeline.errors import Trouble, UserError
@@ -83,15 +83,6 @@ def parts(cluster: Cluster, release: str) -> tuple[list[Object], list[Object], l
         raise UserError(f"namespace {cluster.namespace!r} has no release {release!r}; {hint}", "See: helm list")
     stages = [job for job in found if STAGE in job["metadata"]["labels"]]
     return [job for job in found if job not in stages], stages, workflows
-
-
-def is_over(item: Object) -> bool:
-    """Whether a Job, a JobSet, a Workflow or a pod has ended, well or not."""
-    status = item.get("status") or {}
-    if status.get("phase") in ("Succeeded", "Failed", "Error"):
-        return True
-    ended = ("Complete", "Completed", "Failed", "FailureTarget")
-    return any(each["type"] in ended and each["status"] == "True" for each in status.get("conditions") or ())
 
 
 def _newest(items: list[Object]) -> list[Object]:

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import Any
 
-from k8s.chain import JOB_NAME, Chain, ended, pods_of, resource_of
+from k8s.chain import JOB_NAME, Chain, ended, is_over, pods_of, resource_of
 from k8s.client import CONFIGMAPS, EVENTS, JOBS, PODS, WORKFLOWS, Cluster, Object
 from k8s.observer import RELEASE, RUN, STAGE, Observer, seconds
 from k8s.watch import Change, Feed
@@ -204,7 +204,7 @@ def observe(cluster: Cluster, store: Store, chain: Chain, stop: StopFlag) -> Non
     over = False
     while not over:
         stop.raise_if_requested()
-        ended = bool(workflows) and all(_is_over(flow) for flow in workflows.values())
+        ended = bool(workflows) and all(is_over(flow) for flow in workflows.values())
         changes = feed.take(TICK_SECONDS)
         for change in changes:
             if change.resource == WORKFLOWS and change.object is not None:
@@ -220,10 +220,6 @@ def _keep(known: dict[str, Object], key: str, change: Change) -> None:
         known.pop(key, None)
     elif change.object is not None:
         known[key] = change.object
-
-
-def _is_over(workflow: Object) -> bool:
-    return (workflow.get("status") or {}).get("phase") in ("Succeeded", "Failed", "Error")
 
 
 def _has_driver(change: Change) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from k8s import nodes
+from k8s.chain import ended, is_over
 from k8s.client import JOBS, NODES, PODS, Cluster, Object
 from k8s.connection import connect
 from k8s.observer import MAIN, RELEASE, RUN, STAGE, observations, seconds
@@ -59,7 +60,7 @@ def look(cluster: Cluster, selector: str, known: set[str]) -> Live:
     for resource, items in ((PODS, pods), (JOBS, jobs)):
         for item in items:
             found.seen.extend(each.event() for each in observations(resource, item) if each.identity not in known)
-    found.seen.extend(_under_way(pod) for pod in pods if _label(pod) != DRIVER and not _is_over(pod))
+    found.seen.extend(_under_way(pod) for pod in pods if _label(pod) != DRIVER and not is_over(pod))
     if any(_is_unscheduled(pod) for pod in pods):
         _name_nodes(cluster, pods, found.seen)
     return found
@@ -111,7 +112,7 @@ def _words(pods: list[Object], jobs: list[Object]) -> dict[str, str]:
             out[job["metadata"]["labels"].get(STAGE, DRIVER)] = "suspended"
     by_stage: dict[str, list[str]] = {}
     for pod in pods:
-        if not _is_over(pod):
+        if not is_over(pod):
             by_stage.setdefault(pod["metadata"]["labels"].get(STAGE, DRIVER), []).append(_state(pod))
     for stage, states in by_stage.items():
         counted = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
@@ -121,17 +122,12 @@ def _words(pods: list[Object], jobs: list[Object]) -> dict[str, str]:
 
 def _job_words(job: Object) -> str:
     """Of a Job what became of it; of anything else that it is there."""
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    ended = [each["type"] for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"]
-    return f"its Job is {ended[0].lower()}" if ended else "it is there, and no pod of it yet"
+    how = next((how for how in ("Complete", "Failed") if ended(job, how)), None)
+    return f"its Job is {how.lower()}" if how else "it is there, and no pod of it yet"
 
 
 def _label(item: Object) -> str:
     return str(item["metadata"]["labels"].get(STAGE, DRIVER))
-
-
-def _is_over(pod: Object) -> bool:
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def _under_way(pod: Object) -> Event:

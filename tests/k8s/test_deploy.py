@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from k8s import control
+from k8s.chain import is_over
 from k8s.client import JOBS, PODS, WORKFLOWS, Cluster, Object
 from k8s.driver import observe
 from k8s.status import live, look
@@ -60,7 +61,7 @@ def test_stop_deletes_open_jobs_and_retry_only_failed_ones(world: World) -> None
     for stage in ("prepare_phase1", "phase1"):
         world.cluster.create(JOBS, chain.job(stage, world.owner))
     world.end("phase1", 1, "away", "Error")
-    until(lambda: control.is_over(world.jobs()["phase1"]))
+    until(lambda: is_over(world.jobs()["phase1"]))
     assert control.stop(world.cluster, RELEASE) == [chain.job_name("prepare_phase1")]
     assert set(world.jobs()) == {"phase1"}
     assert control.retry(world.cluster, RELEASE, ["merge1"]) == []
@@ -111,7 +112,7 @@ def test_a_driver_that_ended_is_made_anew(world: World) -> None:
     pod = until(lambda: world.cluster.list(PODS)["items"])[0]
     world.cluster.patch(PODS, f"{pod['metadata']['name']}/status", {"status": {"phase": "Failed"}})
     name = job["metadata"]["name"]
-    until(lambda: control.is_over(world.cluster.get(JOBS, name) or {}))
+    until(lambda: is_over(world.cluster.get(JOBS, name) or {}))
     control.retry(world.cluster, RELEASE, [])
     again = world.cluster.get(JOBS, name)
     assert again is not None and first is not None and again["metadata"]["uid"] != first["metadata"]["uid"]
